@@ -1,0 +1,1 @@
+//! What is on a device, byte by byte. See `docs/on-disk-format.md`.

@@ -1,0 +1,49 @@
+//! Every bound of the system, by name, each held against its neighbours at compile time.
+//!
+//! Invariant: reaching a bound is answered (back-pressure or an error), never grown past.
+
+use crate::unit::{BLOCK_BYTES, EXTENT_BYTES};
+
+/// Largest payload of one wire frame, in bytes. One frame touches one extent.
+pub const FRAME_PAYLOAD_BYTES_MAX: u32 = 128 * 1024;
+/// Blocks in the largest payload.
+pub const FRAME_BLOCKS_MAX: u32 = FRAME_PAYLOAD_BYTES_MAX / BLOCK_BYTES;
+/// From this payload size on, the bytes are received straight into their aligned buffer.
+pub const RECEIVE_IN_PLACE_BYTES: u32 = 64 * 1024;
+/// Largest control message (MDM ↔ SDS, MDM ↔ SDC), in bytes: a view of 64 pools of 4,096 shards fits.
+pub const CONTROL_MESSAGE_BYTES_MAX: u32 = 64 << 20;
+/// Shards of a pool unless it says otherwise.
+pub const SHARDS_PER_POOL_DEFAULT: u32 = 4096;
+/// Most shards a pool may have.
+pub const SHARDS_PER_POOL_MAX: u32 = 65_536;
+/// Most devices one SDS serves.
+pub const DEVICES_PER_SDS_MAX: usize = 64;
+/// Members of an in-sync set.
+pub const IN_SYNC_MAX: usize = 2;
+/// Stripe unit of a volume unless it says otherwise, in bytes.
+pub const STRIPE_UNIT_BYTES_DEFAULT: u32 = 128 * 1024;
+/// Extents in one stripe set unless the volume says otherwise.
+pub const STRIPE_WIDTH_DEFAULT: u32 = 8;
+/// Most extents in one stripe set.
+pub const STRIPE_WIDTH_MAX: u32 = 1024;
+/// Longest name of a volume or pool, in bytes of ASCII.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Most volumes of a system.
+pub const VOLUMES_MAX: usize = 65_536;
+/// Largest volume: extent indices are 32 bits of 1 MiB each.
+pub const VOLUME_BYTES_MAX: u64 = (u32::MAX as u64) * (EXTENT_BYTES as u64);
+/// Requests one connection to an SDS may have outstanding; the client keeps to it.
+pub const REQUESTS_PER_CONNECTION_MAX: usize = 256;
+/// Requests one volume machine holds at once, from all of its users.
+pub const VOLUME_REQUESTS_MAX: usize = 1024;
+/// Writes between two durable reservations of a device's sequence ceiling.
+pub const SEQUENCE_RESERVATION: u64 = 1 << 20;
+
+const _: () = {
+    assert!(FRAME_PAYLOAD_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
+    assert!(FRAME_PAYLOAD_BYTES_MAX <= EXTENT_BYTES);
+    assert!(FRAME_BLOCKS_MAX <= u8::MAX as u32, "ChecksumList counts in a u8");
+    assert!(RECEIVE_IN_PLACE_BYTES <= FRAME_PAYLOAD_BYTES_MAX);
+    assert!(STRIPE_UNIT_BYTES_DEFAULT * STRIPE_WIDTH_DEFAULT == EXTENT_BYTES, "a default stripe row is one extent long");
+    assert!(SHARDS_PER_POOL_DEFAULT <= SHARDS_PER_POOL_MAX);
+};

@@ -1,0 +1,97 @@
+//! The shard map: who holds each shard, at which epoch.
+//!
+//! Invariant I1: an entry's epoch only rises, by the MDM. Invariant I6: membership is of (device,
+//! incarnation). The map's cost is O(shards), whatever the volumes hold.
+
+use crate::id::{DeviceId, Epoch, Incarnation, PoolId, ShardId, ShardSequence};
+use crate::limits::IN_SYNC_MAX;
+use serde::{Deserialize, Serialize};
+
+/// A device in the life of its SDS process that vouches for it (I6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Member {
+    /// The device.
+    pub device: DeviceId,
+    /// The process life.
+    pub incarnation: Incarnation,
+}
+
+/// Replicas in sync; the first is the primary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InSync {
+    members: [Member; IN_SYNC_MAX],
+    count: u8,
+}
+
+impl InSync {
+    /// One copy.
+    #[must_use]
+    pub const fn sole(primary: Member) -> Self {
+        Self { members: [primary, Member { device: DeviceId::new(0), incarnation: Incarnation::new(0) }], count: 1 }
+    }
+
+    /// Two copies.
+    #[must_use]
+    pub const fn pair(primary: Member, secondary: Member) -> Self {
+        Self { members: [primary, secondary], count: 2 }
+    }
+
+    /// The members, primary first.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members[..usize::from(self.count).min(IN_SYNC_MAX)]
+    }
+
+    /// The primary.
+    #[must_use]
+    pub fn primary(&self) -> Option<Member> {
+        self.members().first().copied()
+    }
+}
+
+/// A replica that was in sync once, and how far it is known to be complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lapsed {
+    /// The device.
+    pub device: DeviceId,
+    /// Last sequence known complete on it.
+    pub complete: ShardSequence,
+}
+
+/// One shard's configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// Version of this configuration.
+    pub epoch: Epoch,
+    /// Who acknowledges.
+    pub in_sync: InSync,
+    /// Who is being brought in.
+    pub joining: Option<Member>,
+    /// Who fell out last.
+    pub lapsed: Option<Lapsed>,
+    /// First sequence of this epoch, above every one that an earlier epoch can have used.
+    pub first_sequence: ShardSequence,
+}
+
+/// The shards of one pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardMap {
+    /// The pool.
+    pub pool: PoolId,
+    /// By shard number; empty until the pool's shards are placed.
+    pub shards: Vec<ShardEntry>,
+}
+
+impl ShardMap {
+    /// A shard's configuration.
+    #[must_use]
+    pub fn entry(&self, shard: ShardId) -> Option<&ShardEntry> {
+        self.shards.get(shard.get() as usize)
+    }
+
+    /// How many shards the pool has.
+    #[must_use]
+    pub fn shard_count(&self) -> u32 {
+        u32::try_from(self.shards.len()).unwrap_or(u32::MAX)
+    }
+}

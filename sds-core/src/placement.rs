@@ -1,0 +1,1 @@
+//! Placement of shards over devices: a pure planner.

@@ -1,0 +1,170 @@
+//! What a storage node is told and what it wants done. Shared by the replica, its shell and the simulator.
+
+use crate::buffer::Span;
+use crate::collections::OpId;
+use crate::id::{BootId, DeviceId, DeviceUuid, Incarnation, MapVersion, SdsId, SystemId};
+use crate::machine::{DiskResult, LinkId};
+use crate::store::interface as store;
+use crate::unit::{ByteOffset, Nanos};
+use crate::view::ViewUpdate;
+use crate::wire::Frame;
+
+/// Place of a device in its SDS's list (0..=63); the shell's name for it, stable for a process life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceSlot(pub u16);
+
+/// Policy and bounds of a storage node.
+#[derive(Clone, Debug)]
+pub struct ReplicaOptions {
+    /// The host's boot.
+    pub boot: BootId,
+    /// Most client links at once.
+    pub links_max: usize,
+    /// Most requests in flight over all links.
+    pub requests_max: usize,
+    /// How long a request waits for a newer map before it is answered `NotReady`.
+    pub map_wait: Nanos,
+}
+
+/// Input of a step.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// A device is there: open its store.
+    AddDevice {
+        /// Its slot, unused so far.
+        slot: DeviceSlot,
+        /// How.
+        options: store::StoreOptions,
+    },
+    /// The MDM registered us; repeated after each Register.
+    Registered {
+        /// The system.
+        system: SystemId,
+        /// Our id.
+        sds: SdsId,
+        /// Our process life.
+        incarnation: Incarnation,
+        /// Ids of our devices.
+        devices: &'a [(DeviceUuid, DeviceId)],
+    },
+    /// Newer state from the MDM.
+    View(&'a ViewUpdate),
+    /// A party connected; its first frame must be a `Hello`.
+    Linked {
+        /// The link.
+        link: LinkId,
+    },
+    /// A link is gone.
+    Unlinked {
+        /// The link.
+        link: LinkId,
+    },
+    /// A frame came; one use of its buffer passes to the machine.
+    Frame {
+        /// Over which link.
+        link: LinkId,
+        /// The frame.
+        frame: &'a Frame,
+    },
+    /// A disk request ended.
+    Disk {
+        /// Of which device.
+        slot: DeviceSlot,
+        /// Which.
+        op: OpId,
+        /// How.
+        result: DiskResult,
+    },
+    /// The deadline has come, or buffers were freed.
+    Wake,
+    /// Refuse new requests (`Stopping`), finish the rest, close the stores, then report `Stopped`.
+    Stop,
+}
+
+/// What a step wants done.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Read device bytes into a span.
+    DiskRead {
+        /// Device.
+        slot: DeviceSlot,
+        /// Comes back with the completion.
+        op: OpId,
+        /// Where on the device.
+        offset: ByteOffset,
+        /// Into.
+        span: Span,
+    },
+    /// Write a span.
+    DiskWrite {
+        /// Device.
+        slot: DeviceSlot,
+        /// Comes back with the completion.
+        op: OpId,
+        /// Where on the device.
+        offset: ByteOffset,
+        /// From.
+        span: Span,
+        /// Durable before completion.
+        durable: bool,
+    },
+    /// Make everything completed so far durable.
+    DiskFlush {
+        /// Device.
+        slot: DeviceSlot,
+        /// Comes back with the completion.
+        op: OpId,
+    },
+    /// Send a frame; one use of its buffer passes to the shell. Dropped if the link is gone.
+    Send {
+        /// Over which link.
+        link: LinkId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Close a link once what was sent on it is out.
+    Close {
+        /// Which.
+        link: LinkId,
+    },
+    /// (Re-)register with the MDM: a device opened or failed.
+    Register,
+    /// Tell the MDM that this version is enforced.
+    Confirm {
+        /// The version.
+        version: MapVersion,
+    },
+    /// Ask the MDM for a view of at least this version.
+    Pull {
+        /// The version.
+        at_least: MapVersion,
+    },
+    /// Something to tell.
+    Event(Event),
+}
+
+/// What a storage node reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// From a device's store.
+    Store {
+        /// Device.
+        slot: DeviceSlot,
+        /// What.
+        event: store::Event,
+    },
+    /// A link was refused or dropped, and why.
+    LinkRefused {
+        /// Which.
+        link: LinkId,
+        /// Why, for people.
+        reason: &'static str,
+    },
+    /// A payload arrived damaged.
+    PayloadDamaged {
+        /// Over which link.
+        link: LinkId,
+    },
+    /// All stores are closed.
+    Stopped,
+}
