@@ -1,0 +1,54 @@
+//! What a storage node tells its shell about itself; plain numbers and texts, read at any time.
+//!
+//! Must not know: how the shell sends them on (heartbeats, metrics, logs).
+
+use super::interface::DeviceSlot;
+use crate::control::{Capacity, DeviceState, FaultCounts};
+use crate::id::{DeviceId, DeviceUuid, MapVersion, ShardSequence, SystemId};
+use crate::store::interface::Statistics;
+use crate::unit::Nanos;
+
+/// Recent faults kept for people, a device.
+pub const RECENT_FAULTS_MAX: usize = 16;
+
+/// A device as it is now; with its path and pool, which the shell knows, a [`crate::control::DeviceReport`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceStatus {
+    /// The shell's name for it.
+    pub slot: DeviceSlot,
+    /// Its identity; nil while it has not been read.
+    pub uuid: DeviceUuid,
+    /// Its system; nil while it has not been read.
+    pub system: SystemId,
+    /// The MDM's name for it, once registered.
+    pub device: Option<DeviceId>,
+    /// What it is doing.
+    pub state: DeviceState,
+    /// Its space.
+    pub capacity: Capacity,
+    /// No sequence at or above this has been used on it.
+    pub sequence_ceiling: ShardSequence,
+    /// What went wrong so far.
+    pub faults: FaultCounts,
+    /// The most recent data faults, oldest first, at most [`RECENT_FAULTS_MAX`].
+    pub recent_faults: Vec<String>,
+    /// The store's own numbers.
+    pub statistics: Statistics,
+}
+
+/// A storage node as it is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// View applied.
+    pub version: MapVersion,
+    /// Links open, whether or not they have said hello.
+    pub links: usize,
+    /// Requests accepted and not answered.
+    pub requests: usize,
+    /// Of these, requests that wait for a newer view.
+    pub parked: usize,
+    /// Disk requests in flight.
+    pub disk_requests: usize,
+    /// When the oldest disk request in flight was made.
+    pub oldest_disk_request: Option<Nanos>,
+}
