@@ -6,7 +6,7 @@
 
 use crate::id::{
     ClientId, DeviceId, DeviceUuid, Epoch, Incarnation, MapVersion, SdsId, SdsUuid, SessionGeneration, ShardSequence, SystemId, Ticket,
-    VolumeId,
+    TreeId, VolumeId,
 };
 use crate::unit::ByteCount;
 use crate::view::{SessionMode, ViewUpdate, VolumeView};
@@ -120,6 +120,13 @@ pub enum SdsToMdm {
     },
     /// Stopping; will close its port.
     Leaving,
+    /// A device holds no extent of these trees any more (their volumes were deleted); repeated at will.
+    TreesFreed {
+        /// The device.
+        device: DeviceId,
+        /// The trees, of those named by [`ViewUpdate::deleted_trees`].
+        trees: Vec<TreeId>,
+    },
 }
 
 /// To a data server.
@@ -219,6 +226,20 @@ pub enum OpenError {
         name: String,
         /// Who is waited for.
         waiting: Vec<String>,
+    },
+    /// The volume has as many sessions as it may.
+    #[error("volume {name:?} has {max} sessions, the most allowed; close one of them")]
+    TooManySessions {
+        /// What was asked for.
+        name: String,
+        /// The bound.
+        max: u32,
+    },
+    /// The MDM could not commit it; nothing is known to have changed.
+    #[error("the MDM could not record the session of volume {name:?}; try again")]
+    NotRecorded {
+        /// What was asked for.
+        name: String,
     },
 }
 

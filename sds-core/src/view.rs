@@ -85,4 +85,7 @@ pub struct ViewUpdate {
     pub volumes: Option<Vec<VolumeView>>,
     /// All devices and servers, if any changed.
     pub servers: Option<(Vec<DeviceView>, Vec<SdsView>)>,
+    /// All trees whose volumes were deleted and that some device has not yet freed, if any changed.
+    /// Data servers free their extents and answer `TreesFreed` per device; clients get `None`.
+    pub deleted_trees: Option<Vec<TreeId>>,
 }

@@ -2,7 +2,7 @@
 
 use crate::buffer::Span;
 use crate::collections::OpId;
-use crate::id::{BootId, DeviceId, DeviceUuid, Incarnation, MapVersion, SdsId, SystemId};
+use crate::id::{BootId, DeviceId, DeviceUuid, Incarnation, MapVersion, SdsId, SystemId, TreeId};
 use crate::machine::{DiskResult, LinkId};
 use crate::store::interface as store;
 use crate::unit::{ByteOffset, Nanos};
@@ -138,6 +138,13 @@ pub enum Effect {
     Pull {
         /// The version.
         at_least: MapVersion,
+    },
+    /// Tell the MDM that a device holds nothing of these deleted trees any more.
+    TreesFreed {
+        /// The device.
+        device: DeviceId,
+        /// The trees.
+        trees: Vec<TreeId>,
     },
     /// Something to tell.
     Event(Event),
