@@ -24,7 +24,7 @@
 //!     92    2 status
 //!     94    1 checksum count
 //!     95    1 cache id count
-//!     96    4 reserved, zero
+//!     96    4 checksum of what stands between header and payload (block checksums, cache ids, hello)
 //!    100    4 checksum of bytes 0..100
 //! ```
 
@@ -44,7 +44,7 @@ pub const PROTOCOL_VERSION: u8 = 1;
 pub enum Opcode {
     /// First frame of a connection, from the connecting side.
     Hello = 1,
-    /// Its answer; `status` says whether it was accepted.
+    /// Its answer; `status` says whether it was accepted, `length` the protocol version to speak.
     HelloReply = 2,
     /// Whole blocks of one extent, please.
     Read = 3,
@@ -66,6 +66,34 @@ pub enum Opcode {
     BlockStatus = 11,
     /// The runs, in the payload.
     BlockStatusReply = 12,
+}
+
+impl Opcode {
+    /// From its wire form.
+    #[must_use]
+    pub const fn from_wire(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Hello,
+            2 => Self::HelloReply,
+            3 => Self::Read,
+            4 => Self::ReadReply,
+            5 => Self::Write,
+            6 => Self::WriteFragment,
+            7 => Self::WriteReply,
+            8 => Self::Zero,
+            9 => Self::Flush,
+            10 => Self::FlushReply,
+            11 => Self::BlockStatus,
+            12 => Self::BlockStatusReply,
+            _ => return None,
+        })
+    }
+
+    /// Its wire form.
+    #[must_use]
+    pub const fn to_wire(self) -> u8 {
+        self as u8
+    }
 }
 
 /// Bits that modify an opcode.

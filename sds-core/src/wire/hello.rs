@@ -1,5 +1,9 @@
-//! The first frame's payload: version negotiation and authentication.
+//! The first frame's content: version negotiation and authentication.
+//!
+//! Invariant: `Hello` and `HelloReply` keep their bytes in every protocol version (their header says
+//! version 1), so that parties of any two versions can tell each other that they do not fit.
 
+use super::header::PROTOCOL_VERSION;
 use crate::id::{ClientId, Incarnation, SystemId, Ticket};
 
 /// Who connects.
@@ -30,4 +34,18 @@ pub struct Hello {
     pub system: SystemId,
     /// Who it is.
     pub party: Party,
+}
+
+impl Hello {
+    /// What this code says of itself.
+    #[must_use]
+    pub const fn ours(system: SystemId, party: Party) -> Self {
+        Self { version_min: PROTOCOL_VERSION, version_max: PROTOCOL_VERSION, system, party }
+    }
+
+    /// The highest version that both sides speak; the answer's `length` carries it.
+    #[must_use]
+    pub const fn agreed_version(&self) -> Option<u8> {
+        if self.version_min <= PROTOCOL_VERSION && PROTOCOL_VERSION <= self.version_max { Some(PROTOCOL_VERSION) } else { None }
+    }
 }
