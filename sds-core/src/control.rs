@@ -241,6 +241,14 @@ pub enum OpenError {
         /// What was asked for.
         name: String,
     },
+    /// This client cannot have it: the MDM refused the client, or it holds the volume in another mode.
+    #[error("volume {name:?} cannot be opened: {reason}")]
+    Refused {
+        /// What was asked for.
+        name: String,
+        /// Why and the way out, for people.
+        reason: String,
+    },
 }
 
 /// A session.

@@ -1,9 +1,9 @@
 //! What a client machine is asked and what it wants done. Shared by the machine, its shell and the simulator.
 //!
 //! Users of the machine (the NBD server, the library) cut their requests into *pieces* first: see
-//! [`crate::volume::piece`]. A data piece lies in one stripe unit, has at most one frame's payload,
-//! and is either whole blocks or inside one block; so a data piece is one frame, and its buffer is
-//! never copied.
+//! [`crate::volume::piece`]. A data piece lies in one stripe unit and has at most one frame's
+//! payload; a piece to write is either whole blocks or inside one block. So a data piece is one
+//! frame, and its buffer is never copied.
 
 use crate::buffer::Span;
 use crate::control::{ClientToMdm, MdmToClient, OpenError, VolumeLine};
@@ -27,7 +27,8 @@ pub struct ClientOptions {
     /// Number of this process's first connection to any SDS; above every one used before (the shell
     /// takes it from the wall clock in nanoseconds, kept monotonic in the state directory).
     pub first_connection: u64,
-    /// Most requests at once, over all volumes.
+    /// Most requests at once, over all volumes; at most [`crate::limits::VOLUME_REQUESTS_MAX`]. Ask
+    /// [`crate::volume::Client::free_requests`] before a request: one too many is answered `NotReady`.
     pub requests_max: usize,
     /// Pause before a failed connection is tried again, first and longest.
     pub reconnect_pause: (Nanos, Nanos),
@@ -49,7 +50,8 @@ pub struct OpenVolume {
 /// A request on an open volume. Ranges lie inside the volume, else `PastEnd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// One data piece (whole blocks or inside one block).
+    /// One data piece, of any alignment: the whole blocks that cover it are read and verified, the
+    /// part asked for is returned.
     Read {
         /// First byte.
         offset: ByteOffset,

@@ -64,7 +64,8 @@ pub enum Opcode {
     FlushReply = 10,
     /// Which blocks of a range hold data?
     BlockStatus = 11,
-    /// The runs, in the payload.
+    /// A payload of 32 bytes: four little-endian `u64`, bit i says that block i *of the extent* holds
+    /// data (bits outside the range asked for mean nothing).
     BlockStatusReply = 12,
 }
 
