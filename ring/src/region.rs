@@ -92,11 +92,6 @@ impl Region {
         // SAFETY: as in `slice`, and `&mut self` makes this the only borrow.
         unsafe { slice::from_raw_parts_mut(self.base.as_ptr().add(offset), len) }
     }
-
-    /// Copies inside one region or between two.
-    pub(crate) fn copy_from(&mut self, offset: usize, bytes: &[u8]) {
-        self.slice_mut(offset, bytes.len()).copy_from_slice(bytes);
-    }
 }
 
 impl Drop for Region {
@@ -116,7 +111,7 @@ mod tests {
         let mut region = Region::new(10_000).expect("memory");
         assert_eq!(region.bytes(), 12_288);
         assert!(region.slice(0, 12_288).iter().all(|byte| *byte == 0));
-        region.copy_from(4095, b"over a page");
+        region.slice_mut(4095, 11).copy_from_slice(b"over a page");
         assert_eq!(region.slice(4095, 11), b"over a page");
     }
 

@@ -178,10 +178,7 @@ impl Ring {
     pub(crate) unsafe fn register_memory(&mut self, base: *mut u8, bytes: usize) -> io::Result<()> {
         let parts: Vec<libc::iovec> = (0..bytes)
             .step_by(REGISTERED_PART_BYTES)
-            .map(|start| libc::iovec {
-                iov_base: base.wrapping_add(start).cast(),
-                iov_len: REGISTERED_PART_BYTES.min(bytes - start),
-            })
+            .map(|start| libc::iovec { iov_base: base.wrapping_add(start).cast(), iov_len: REGISTERED_PART_BYTES.min(bytes - start) })
             .collect();
         // SAFETY: the parts lie in memory that the caller keeps mapped.
         unsafe { self.io.submitter().register_buffers(&parts) }?;

@@ -23,12 +23,7 @@ impl Shared {
     pub(crate) fn new() -> Result<Arc<Self>, RingError> {
         let flags = rustix::event::EventfdFlags::CLOEXEC;
         let eventfd = rustix::event::eventfd(0, flags).map_err(|error| RingError::system("eventfd", error))?;
-        Ok(Arc::new(Self {
-            eventfd,
-            roles: AtomicU64::new(0),
-            turns: AtomicU64::new(0),
-            oldest_disk_request: AtomicU64::new(u64::MAX),
-        }))
+        Ok(Arc::new(Self { eventfd, roles: AtomicU64::new(0), turns: AtomicU64::new(0), oldest_disk_request: AtomicU64::new(u64::MAX) }))
     }
 
     pub(crate) fn raw_fd(&self) -> RawFd {

@@ -36,6 +36,7 @@ const DRAIN_TIMEOUT: Nanos = Nanos::from_millis(30_000);
 
 /// Something to tell a role about one of its streams or links.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "frames are the common case, and a box would be an allocation per I/O")]
 pub(super) enum News {
     /// It is up: accepted (`None`) or connected.
     Up { listener: Option<ListenerId>, connect: Option<u64> },
@@ -327,8 +328,7 @@ impl Core {
             *expires = now.plus(CONNECT_TIMEOUT);
             match socket::connect(address) {
                 Ok(fd) => {
-                    #[expect(clippy::cast_sign_loss, reason = "poll bits")]
-                    let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLOUT as u32).build();
+                    let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), u32::from(libc::POLLOUT.cast_unsigned())).build();
                     stream.fd = Some(fd);
                     stream.connecting = true;
                     return self.push(entry, Tag::new(Kind::Connect, slot));

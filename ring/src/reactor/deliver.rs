@@ -12,8 +12,8 @@ use crate::stream::{Arrival, State, Taken};
 use crate::tag::{Kind, Tag};
 use sds_core::buffer::{BufferClass, Buffers};
 use sds_core::machine::LinkId;
-use sds_core::wire::decode::{DecodedHead, decode_head};
 use sds_core::wire::{Body, Frame, Opcode};
+use sds_core::wire::{DecodedHead, decode_head};
 
 /// How often the kernel may ask for a disk request to be tried again before that counts as its answer.
 const fn is_transient(result: i32) -> bool {

@@ -15,9 +15,8 @@ use crate::stream::{Payload, Taken};
 use sds_core::buffer::{BufferClass, Buffers, Span};
 use sds_core::machine::LinkId;
 use sds_core::unit::{ByteOffset, Nanos};
-use sds_core::wire::encode::{HeadBytes, encode_head};
-use sds_core::wire::layout::HEAD_BYTES_MAX;
 use sds_core::wire::{Body, Frame};
+use sds_core::wire::{HEAD_BYTES_MAX, HeadBytes, encode_head};
 use std::os::fd::OwnedFd;
 
 /// A listening socket of a loop.

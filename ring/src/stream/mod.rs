@@ -20,7 +20,7 @@ use crate::pool::BufferPool;
 use crate::ring::{Completion, Ring, Target};
 use crate::role::{Closed, Protocol, RoleIndex, Targets};
 use sds_core::unit::Nanos;
-use sds_core::wire::decode::DecodedHead;
+use sds_core::wire::DecodedHead;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Where a stream is in its life.
