@@ -111,7 +111,9 @@ fn check_block(history: &History, (volume, lba): BlockKey, cuts: bool, events: &
                 let read = &history.ops()[op as usize];
                 let seen = origin_of(history, read, (volume, lba));
                 let holds = could_hold.join(" | ");
-                format!("volume {volume} block {lba}: no order of events explains operation {op} ({read}); it saw {seen}; the block could hold: {holds}")
+                format!(
+                    "volume {volume} block {lba}: no order of events explains operation {op} ({read}); it saw {seen}; the block could hold: {holds}"
+                )
             }
         };
         verdict.violations.push(Violation { story: format!("{story}\n{}", block_story(history, (volume, lba), *order)) });
@@ -174,8 +176,7 @@ fn flush_events(history: &History) -> BTreeMap<u32, BlockEvents> {
         let Some((answered, answer)) = &op.answered else { continue };
         let event = match answer {
             Answer::Done => {
-                let beside_a_loss =
-                    losses.iter().any(|(loss, at)| loss.volume == op.volume && loss.asked < *answered && op.asked < *at);
+                let beside_a_loss = losses.iter().any(|(loss, at)| loss.volume == op.volume && loss.asked < *answered && op.asked < *at);
                 Event::Flushed { asked: op.asked.order, honest: !beside_a_loss }
             }
             Answer::Failed(Status::FlushLost) => Event::FlushLost,
@@ -242,9 +243,7 @@ fn each_block(op: &Op, mut visit: impl FnMut(u64, u32, u32)) {
 fn ending(op: &Op, index: u32) -> Option<Vec<(u64, Event)>> {
     let Some((moment, answer)) = &op.answered else { return Some(Vec::new()) };
     match answer {
-        Answer::Done | Answer::Data(_) | Answer::Holes(_) => {
-            Some(vec![(moment.order, Event::Answer { op: index, durable: op.durable })])
-        }
+        Answer::Done | Answer::Data(_) | Answer::Holes(_) => Some(vec![(moment.order, Event::Answer { op: index, durable: op.durable })]),
         Answer::Failed(status) => match status {
             // Refused before anything was touched, or retried after an attempt that can no longer land (I10).
             Status::NoSpace | Status::Corrupt => Some(vec![(moment.order, Event::GiveUp { op: index })]),
@@ -283,7 +282,9 @@ fn check_errors(history: &History, allowance: Allowance, place_of: &impl Fn(u32,
                 let block = u64::from(BLOCK_BYTES);
                 let lbas = op.offset / block..(op.offset + op.len).div_ceil(block);
                 any(&|mark| match mark {
-                    Mark::DeviceTrouble { place } => op.action == Action::Flush || lbas.clone().any(|lba| place_of(op.volume, lba) == Some(*place)),
+                    Mark::DeviceTrouble { place } => {
+                        op.action == Action::Flush || lbas.clone().any(|lba| place_of(op.volume, lba) == Some(*place))
+                    }
                     Mark::PowerCut { .. } | Mark::Damaged { .. } | Mark::Kept { .. } | Mark::Opened { .. } | Mark::TakeOver { .. } => false,
                 })
             }
