@@ -1,1 +1,3 @@
 //! sds-client
+
+pub mod nbd;

@@ -1,0 +1,1 @@
+//! Behaviour of a connection, by the specification's chapters.
