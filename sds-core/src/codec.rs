@@ -58,3 +58,42 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
     Ok(value)
 }
+
+/// Bytes of the length that stands before a message on a stream.
+pub const LENGTH_BYTES: usize = 4;
+
+/// A message as it goes over a stream: its length (little-endian `u32`), then [`encode`]'s bytes.
+///
+/// # Errors
+/// When it does not fit [`CONTROL_MESSAGE_BYTES_MAX`].
+pub fn encode_framed<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let body = encode(value)?;
+    let length = u32::try_from(body.len()).map_err(|_| CodecError::TooLarge(body.len()))?;
+    let mut bytes = Vec::with_capacity(LENGTH_BYTES + body.len());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// The length that stands before a message, checked before anything is reserved for it.
+///
+/// # Errors
+/// When a message cannot be that long.
+pub fn framed_length(bytes: [u8; LENGTH_BYTES]) -> Result<usize, CodecError> {
+    let length = usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX);
+    if length > LIMIT { Err(CodecError::TooLarge(length)) } else { Ok(length) }
+}
+
+#[cfg(test)]
+mod framing_tests {
+    use super::*;
+
+    #[test]
+    fn a_framed_message_says_its_length() {
+        let bytes = encode_framed(&(7_u32, "seven".to_owned())).expect("fits");
+        let (length, body) = bytes.split_first_chunk::<LENGTH_BYTES>().expect("a length");
+        assert_eq!(framed_length(*length).expect("believable"), body.len());
+        assert_eq!(decode::<(u32, String)>(body).expect("decodes"), (7, "seven".to_owned()));
+        assert!(framed_length([0xff; 4]).is_err());
+    }
+}

@@ -1,7 +1,9 @@
 //! Control messages between the MDM and data servers and clients; serde + bincode through [`crate::codec`].
 //!
-//! Each connection starts with the party's first message (`Register` or `Hello`); after it both
-//! sides send whenever they have something. Messages on one connection arrive in order or not at all.
+//! On the stream: the connecting side sends eight bytes that say what it is ([`Speaker::preamble`]);
+//! then both sides send messages, each as [`crate::codec::encode_framed`] makes it (length, then body).
+//! The first message of the connecting side is `Register` or `Hello`; after it both sides send whenever
+//! they have something. Messages on one connection arrive in order or not at all.
 //! Invariant: nothing here is on the I/O path.
 
 use crate::id::{
@@ -14,6 +16,35 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the control protocol; both sides must agree.
 pub const CONTROL_VERSION: u32 = 1;
+
+/// Who opens a control connection, and so which messages it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    /// A data server: [`SdsToMdm`] one way, [`MdmToSds`] the other.
+    Sds,
+    /// A client: [`ClientToMdm`] one way, [`MdmToClient`] the other.
+    Client,
+}
+
+impl Speaker {
+    /// Bytes of a preamble.
+    pub const PREAMBLE_BYTES: usize = 8;
+
+    /// The first bytes of the connection.
+    #[must_use]
+    pub const fn preamble(self) -> [u8; Self::PREAMBLE_BYTES] {
+        match self {
+            Self::Sds => *b"SDSctl1S",
+            Self::Client => *b"SDSctl1C",
+        }
+    }
+
+    /// Who sent these first bytes; `None`: something else talks to this port.
+    #[must_use]
+    pub fn from_preamble(bytes: [u8; Self::PREAMBLE_BYTES]) -> Option<Self> {
+        [Self::Sds, Self::Client].into_iter().find(|speaker| speaker.preamble() == bytes)
+    }
+}
 
 /// What a device is doing, as its SDS says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
