@@ -30,6 +30,22 @@ pub const STRIPE_WIDTH_MAX: u32 = 1024;
 pub const NAME_BYTES_MAX: usize = 63;
 /// Most volumes of a system.
 pub const VOLUMES_MAX: usize = 65_536;
+/// Most storage pools of a system; with the shards a pool may have this bounds the largest view.
+pub const POOLS_MAX: usize = 64;
+/// Most data servers of a system.
+pub const SDS_MAX: usize = 4096;
+/// Most devices of a system.
+pub const DEVICES_MAX: usize = 65_536;
+/// Most addresses of one data server.
+pub const SDS_ADDRESSES_MAX: usize = 8;
+/// Longest text kept for people (an address, a path, a holder's name), in bytes.
+pub const TEXT_BYTES_MAX: usize = 1024;
+/// Most sessions of one volume.
+pub const SESSIONS_PER_VOLUME_MAX: usize = 256;
+/// Most deleted trees that wait to be freed; more deletes are refused until some are.
+pub const DELETED_TREES_MAX: usize = 65_536;
+/// How many times its raw space a pool may promise to volumes (they are thin).
+pub const OVER_PROVISIONING_MAX: u64 = 10;
 /// Largest volume: extent indices are 32 bits of 1 MiB each.
 pub const VOLUME_BYTES_MAX: u64 = (u32::MAX as u64) * (EXTENT_BYTES as u64);
 /// Requests one connection to an SDS may have outstanding; the client keeps to it.

@@ -1,1 +1,0 @@
-//! Placement of shards over devices: a pure planner.
