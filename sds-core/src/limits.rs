@@ -52,6 +52,13 @@ pub const VOLUME_BYTES_MAX: u64 = (u32::MAX as u64) * (EXTENT_BYTES as u64);
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 256;
 /// Requests one volume machine holds at once, from all of its users.
 pub const VOLUME_REQUESTS_MAX: usize = 1024;
+/// Frames a volume machine may have in flight beyond one a request: what zero and flush requests,
+/// which go to many extents or devices, share to run in parallel.
+pub const VOLUME_FANOUT_MAX: usize = 256;
+/// Control questions (open, close, list) a volume machine holds at once.
+pub const VOLUME_QUESTIONS_MAX: usize = 4096;
+/// How often a client asks again for bytes that arrived damaged, or sends them again.
+pub const PAYLOAD_RETRIES_MAX: u8 = 3;
 /// Writes between two durable reservations of a device's sequence ceiling.
 pub const SEQUENCE_RESERVATION: u64 = 1 << 20;
 

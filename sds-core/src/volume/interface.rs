@@ -103,7 +103,7 @@ pub enum Outcome {
 }
 
 /// Input of a step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
     /// The control connection to the MDM is up (send `Hello`, resume sessions) or down.
     Mdm {
@@ -112,7 +112,7 @@ pub enum Input<'a> {
     },
     /// The MDM said something.
     Control(&'a MdmToClient),
-    /// Open a volume.
+    /// Open a volume. Opening it again in the same mode shares the session.
     Open {
         /// Comes back with the answer.
         token: Token,
@@ -123,7 +123,8 @@ pub enum Input<'a> {
         /// Take it over.
         force: bool,
     },
-    /// Finish a volume's requests, flush, and give the session back.
+    /// Finish a volume's requests, flush, and give the session back. Each `Open` that succeeded needs
+    /// one; only the last does anything. Whoever must know that the flush succeeded flushes first.
     Close {
         /// Comes back with the answer.
         token: Token,
@@ -174,6 +175,7 @@ pub enum Input<'a> {
 
 /// What a step wants done.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "most effects are frames, and the outbox keeps its memory: a box would allocate per frame")]
 pub enum Effect {
     /// Tell the MDM.
     Control(ClientToMdm),
@@ -255,6 +257,20 @@ pub enum Event {
     Refused {
         /// Why.
         reason: String,
+    },
+    /// A server refused a connection; it is tried again after a pause.
+    LinkRefused {
+        /// Which.
+        sds: SdsId,
+        /// What it said.
+        status: Status,
+    },
+    /// Writes of a volume could not be made durable when it was closed.
+    CloseFlushFailed {
+        /// Which.
+        volume: VolumeId,
+        /// Why.
+        status: Status,
     },
     /// A block is unreadable for good.
     Unreadable {

@@ -1,0 +1,127 @@
+//! What a flush covers, where it goes and when it fails.
+use super::world::*;
+use crate::error::Status;
+use crate::unit::{ByteOffset, Nanos};
+use crate::volume::interface::{Outcome, Request};
+use crate::wire::{CacheIds, Opcode};
+
+/// A world whose session has nothing unflushed.
+fn clean() -> World {
+    let mut world = World::open();
+    world.request(Request::Flush);
+    world.settle();
+    world.completed.clear();
+    world
+}
+
+#[test]
+fn a_fresh_session_flushes_every_device_of_the_pool_once() {
+    let mut world = World::open();
+    let flush = world.request(Request::Flush);
+    world.connect_all();
+    assert_eq!(world.sent.len(), SERVERS as usize);
+    assert!(world.sent.iter().all(|(_, frame)| frame.header.opcode == Opcode::Flush && frame.cache_ids == CacheIds::NONE));
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
+    let again = world.request(Request::Flush);
+    assert_eq!(world.outcome(again), Some(Ok(Outcome::Done)), "nothing is left to flush");
+    world.assert_idle();
+}
+
+#[test]
+fn a_flush_goes_to_the_devices_written_since_the_last_and_names_their_caches() {
+    let mut world = clean();
+    world.write(0, &[1; 4096]);
+    world.settle();
+    let flush = world.request(Request::Flush);
+    assert_eq!(world.sent.len(), 1);
+    let (link, frame) = world.take_sent();
+    assert_eq!(frame.cache_ids.as_slice()[0].boot, 1);
+    assert_eq!(frame.cache_ids.as_slice()[0].device, frame.header.device);
+    world.answer((link, frame));
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
+}
+
+#[test]
+fn a_write_in_flight_is_not_covered_and_keeps_its_device_dirty() {
+    let mut world = clean();
+    world.write(0, &[1; 4096]);
+    world.settle();
+    world.write(4096, &[1; 4096]);
+    let flush = world.request(Request::Flush);
+    // The write's answer comes before the flush's.
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
+    world.request(Request::Flush);
+    assert_eq!(world.sent.len(), 1, "the second write is flushed by the second flush");
+    world.settle();
+    world.completed.clear();
+    world.assert_idle();
+}
+
+#[test]
+fn a_durable_write_leaves_nothing_to_flush() {
+    let mut world = clean();
+    let span = world.buffer_of(&[1; 4096]);
+    world.request(Request::Write { offset: ByteOffset::new(0), span, durable: true });
+    world.settle();
+    let flush = world.request(Request::Flush);
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
+}
+
+#[test]
+fn a_lost_flush_fails_once() {
+    let mut world = clean();
+    world.write(0, &[1; 4096]);
+    world.settle();
+    let flush = world.request(Request::Flush);
+    let sent = world.take_sent();
+    world.refuse(sent, Status::FlushLost);
+    assert_eq!(world.outcome(flush), Some(Err(Status::FlushLost)));
+    let flush = world.request(Request::Flush);
+    assert_eq!(world.sent[0].1.cache_ids, CacheIds::NONE, "it relies on the lost cache no more");
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
+}
+
+#[test]
+fn a_reboot_between_two_writes_is_not_hidden_by_the_second() {
+    let mut world = clean();
+    world.write(0, &[1; 4096]);
+    world.settle();
+    world.boot = 2;
+    world.write(4096, &[1; 4096]);
+    world.settle();
+    world.request(Request::Flush);
+    assert_eq!(world.sent[0].1.cache_ids.as_slice()[0].boot, 1);
+}
+
+#[test]
+fn one_failed_device_fails_the_flush_and_the_others_are_flushed_all_the_same() {
+    let mut world = World::open();
+    let flush = world.request(Request::Flush);
+    world.connect_all();
+    let sent = world.take_sent();
+    let failed = sent.1.header.device;
+    world.refuse(sent, Status::DeviceFailed);
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Err(Status::DeviceFailed)));
+    world.request(Request::Flush);
+    assert_eq!(world.sent.len(), 1);
+    assert_eq!(world.sent[0].1.header.device, failed, "only the failed one is still dirty");
+}
+
+#[test]
+fn a_flush_survives_the_loss_of_its_link() {
+    let mut world = clean();
+    world.write(0, &[1; 4096]);
+    world.settle();
+    let flush = world.request(Request::Flush);
+    let link = world.sent[0].0;
+    world.lose(link);
+    world.pass(Nanos::from_millis(10));
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
+    world.completed.clear();
+    world.assert_idle();
+}

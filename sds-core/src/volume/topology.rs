@@ -1,0 +1,192 @@
+//! What the client knows of the system: the newest view, in the form that routing needs.
+//!
+//! Invariants: the version only rises; a route is looked up without hashing a shard; device numbers
+//! are dense, so per-device state of a session is a plain vector.
+//!
+//! Must not know: links, requests, sessions' state.
+
+use super::server::{ServerIndex, Servers};
+use crate::collections::Map;
+use crate::id::{
+    ClientId, DeviceId, Epoch, ExtentIndex, MapVersion, PoolId, SdsId, SessionGeneration, ShardId, SystemId, TreeId, VolumeId,
+};
+use crate::shard::shard_of;
+use crate::stripe::Stripe;
+use crate::unit::ByteCount;
+use crate::view::{ViewUpdate, VolumeView};
+
+/// A device's number at this client: dense, given once, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct DeviceIndex(u32);
+
+impl DeviceIndex {
+    pub(super) const fn new(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    pub(super) const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A pool's number at this client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PoolIndex(usize);
+
+#[derive(Clone, Copy, Debug)]
+struct KnownDevice {
+    id: DeviceId,
+    server: Option<ServerIndex>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ShardRoute {
+    epoch: Epoch,
+    primary: Option<DeviceIndex>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    id: PoolId,
+    shards: Vec<ShardRoute>,
+}
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) shard: ShardId,
+    pub(super) epoch: Epoch,
+    pub(super) device: DeviceIndex,
+    pub(super) server: ServerIndex,
+}
+
+/// A volume, as far as a client cares.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KnownVolume {
+    pub(super) tree: TreeId,
+    pub(super) pool: PoolIndex,
+    pub(super) size: ByteCount,
+    pub(super) stripe: Stripe,
+    /// Generation of this client's own session, if it has one.
+    pub(super) own: Option<SessionGeneration>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Topology {
+    system: Option<SystemId>,
+    version: MapVersion,
+    pools: Vec<Pool>,
+    devices: Vec<KnownDevice>,
+    device_numbers: Map<DeviceId, DeviceIndex>,
+    volumes: Map<VolumeId, KnownVolume>,
+}
+
+impl Topology {
+    pub(super) const fn system(&self) -> Option<SystemId> {
+        self.system
+    }
+
+    /// Takes the system's id from the MDM; `false` if another one is known already.
+    pub(super) fn meet(&mut self, system: SystemId) -> bool {
+        *self.system.get_or_insert(system) == system
+    }
+
+    pub(super) const fn version(&self) -> MapVersion {
+        self.version
+    }
+
+    pub(super) fn volume(&self, id: VolumeId) -> Option<&KnownVolume> {
+        self.volumes.get(&id)
+    }
+
+    pub(super) fn device_id(&self, device: DeviceIndex) -> DeviceId {
+        self.devices[device.get()].id
+    }
+
+    pub(super) fn server_of(&self, device: DeviceIndex) -> Option<ServerIndex> {
+        self.devices[device.get()].server
+    }
+
+    /// The primary of an extent's shard, or `None` while there is nobody to ask.
+    pub(super) fn route(&self, pool: PoolIndex, tree: TreeId, extent: ExtentIndex) -> Option<Route> {
+        let shards = &self.pools[pool.0].shards;
+        if shards.is_empty() {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most SHARDS_PER_POOL_MAX")]
+        let shard = shard_of(tree, extent, shards.len() as u32);
+        let ShardRoute { epoch, primary } = shards[shard.get() as usize];
+        let device = primary?;
+        Some(Route { shard, epoch, device, server: self.server_of(device)? })
+    }
+
+    /// Devices that are primary for a shard of the pool; some more than once.
+    pub(super) fn primaries(&self, pool: PoolIndex) -> impl Iterator<Item = DeviceIndex> + '_ {
+        self.pools[pool.0].shards.iter().filter_map(|shard| shard.primary)
+    }
+
+    /// Takes a newer view; `false` (and nothing changed) if it is not newer.
+    pub(super) fn apply(&mut self, update: &ViewUpdate, me: ClientId, servers: &mut Servers) -> bool {
+        if update.version <= self.version || !self.meet(update.system) {
+            return false;
+        }
+        self.version = update.version;
+        if let Some((devices, sdss)) = &update.servers {
+            for sds in sdss {
+                servers.learn(sds);
+            }
+            for known in &mut self.devices {
+                known.server = None;
+            }
+            for device in devices {
+                self.place_device(device.id, device.sds, servers);
+            }
+        }
+        for map in &update.pools {
+            let shards = map
+                .shards
+                .iter()
+                .map(|entry| ShardRoute {
+                    epoch: entry.epoch,
+                    primary: entry.in_sync.primary().map(|member| Self::number(&mut self.devices, &mut self.device_numbers, member.device)),
+                })
+                .collect();
+            let index = self.pool_index(map.pool);
+            self.pools[index.0].shards = shards;
+        }
+        if let Some(volumes) = &update.volumes {
+            self.volumes.clear();
+            for volume in volumes {
+                self.learn_volume(volume, me);
+            }
+        }
+        true
+    }
+
+    fn learn_volume(&mut self, volume: &VolumeView, me: ClientId) {
+        let pool = self.pool_index(volume.pool);
+        let own = volume.sessions.iter().filter(|session| session.client == me).map(|session| session.generation).max();
+        let known = KnownVolume { tree: volume.tree, pool, size: volume.size, stripe: volume.stripe, own };
+        self.volumes.insert(volume.id, known);
+    }
+
+    fn place_device(&mut self, id: DeviceId, sds: SdsId, servers: &Servers) {
+        let index = Self::number(&mut self.devices, &mut self.device_numbers, id);
+        self.devices[index.get()].server = servers.find(sds);
+    }
+
+    fn number(devices: &mut Vec<KnownDevice>, numbers: &mut Map<DeviceId, DeviceIndex>, id: DeviceId) -> DeviceIndex {
+        *numbers.entry(id).or_insert_with(|| {
+            devices.push(KnownDevice { id, server: None });
+            DeviceIndex(u32::try_from(devices.len() - 1).expect("a system has fewer devices than device ids"))
+        })
+    }
+
+    fn pool_index(&mut self, id: PoolId) -> PoolIndex {
+        if let Some(index) = self.pools.iter().position(|pool| pool.id == id) {
+            return PoolIndex(index);
+        }
+        self.pools.push(Pool { id, shards: Vec::new() });
+        PoolIndex(self.pools.len() - 1)
+    }
+}
