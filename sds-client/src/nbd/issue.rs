@@ -1,7 +1,7 @@
 //! Pieces on their way to the volume.
 //!
-//! Invariants: requests are served first come first, except that one whose results must wait for
-//! earlier ones lets others pass. At most one read that is sent as a whole is partly issued, so what
+//! Invariants: requests are served first come first, except that one with [`WINDOW`] pieces in flight
+//! (or waiting for an earlier one) lets others pass. At most one read that is sent as a whole is partly issued, so what
 //! holds the read budget is always on its way out: no request waits for itself.
 
 use super::Effect;
@@ -54,7 +54,8 @@ impl Connection {
             if self.pieces >= self.limits.pieces {
                 return Issued::AtBound;
             }
-            if pending.window.is_some() && (pending.issued - pending.emitted) as usize >= WINDOW {
+            let waits_in_order = pending.window.is_some() && (pending.issued - pending.emitted) as usize >= WINDOW;
+            if waits_in_order || (pending.issued - pending.done) as usize >= WINDOW {
                 return Issued::Later;
             }
             let Some(export) = &self.export else { unreachable!("transmission has an export") };
