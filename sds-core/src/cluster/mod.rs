@@ -11,9 +11,9 @@
 //! Must not know: sockets, the log's storage, REST.
 
 pub mod command;
-
+pub mod leader;
 pub mod outcome;
-
+pub mod report;
 pub mod state;
 
 mod check;
@@ -25,6 +25,9 @@ mod snapshot;
 mod text;
 mod view;
 mod volume;
+
+#[cfg(test)]
+mod tests;
 
 pub use command::{Change, Command, CreateVolume, FormatError, OpenSession, RegisterDevice, RegisterSds};
 pub use outcome::{Bound, Event, NameFault, Outcome, Refusal};

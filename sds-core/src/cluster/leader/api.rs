@@ -1,0 +1,49 @@
+//! Operators: each request is answered from the committed state, or when its command is committed.
+
+use super::{ApiReply, ApiRequest, Effect, Leader, Pending};
+use crate::cluster::{Change, Outcome, Refusal};
+use crate::machine::{Outbox, Token};
+
+impl Leader {
+    pub(super) fn operator_asks(&mut self, token: Token, request: ApiRequest, out: &mut Outbox<Effect>) {
+        let change = match request {
+            ApiRequest::CreateVolume(create) => Change::CreateVolume(create),
+            ApiRequest::DeleteVolume { name } => Change::DeleteVolume { orphans: self.orphans_of(&name), name },
+            ApiRequest::CreatePool { name, shards } => Change::CreatePool { name, shards },
+            ApiRequest::Volume { name } => {
+                let found = self.cluster.volume_by_name(&name).map(|(id, volume)| self.volume_status(id, volume));
+                let reply = found.map_or_else(|| ApiReply::Refused(Refusal::NoVolume { name }), ApiReply::Volume);
+                return out.push(Effect::Answer { token, reply });
+            }
+            ApiRequest::Volumes => return out.push(Effect::Answer { token, reply: ApiReply::Volumes(self.volume_statuses()) }),
+            ApiRequest::Pools => return out.push(Effect::Answer { token, reply: ApiReply::Pools(self.pool_statuses()) }),
+            ApiRequest::Status => return out.push(Effect::Answer { token, reply: ApiReply::Status(Box::new(self.status())) }),
+        };
+        if self.propose(change, Pending::Api { token }, out).is_err() {
+            out.push(Effect::Answer { token, reply: ApiReply::Overloaded });
+        }
+    }
+
+    /// What a committed command means to the operator who asked for it.
+    pub(super) fn api_reply(&self, result: Result<Outcome, Refusal>) -> ApiReply {
+        match result {
+            Ok(Outcome::VolumeCreated { volume, new }) => match self.cluster.volume(volume) {
+                Some(record) => ApiReply::VolumeCreated { volume: self.volume_status(volume, record), new },
+                None => ApiReply::Unknown,
+            },
+            Ok(Outcome::VolumeDeleted { .. }) => ApiReply::VolumeDeleted,
+            Ok(Outcome::PoolCreated { pool }) => match self.cluster.pool(pool) {
+                Some(record) => ApiReply::PoolCreated(self.pool_status(pool, record)),
+                None => ApiReply::Unknown,
+            },
+            Ok(
+                other @ (Outcome::Initialised { .. }
+                | Outcome::Registered { .. }
+                | Outcome::SessionOpened(_)
+                | Outcome::SessionClosed
+                | Outcome::TreesFreed),
+            ) => unreachable!("an operator's command was answered with {other:?}"),
+            Err(refusal) => ApiReply::Refused(refusal),
+        }
+    }
+}

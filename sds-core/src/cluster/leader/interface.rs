@@ -1,0 +1,285 @@
+//! What a leader is told and what it wants done. Shared by the machine, its shell and the simulator.
+
+use crate::cluster::report::{MdmStatus, PoolStatus, SystemStatus, VolumeStatus};
+use crate::cluster::{self, Command, CreateVolume, Refusal};
+use crate::control::{ClientToMdm, MdmToClient, MdmToSds, SdsToMdm};
+use crate::id::{MapVersion, SdsId, SystemId};
+use crate::machine::{LinkId, Token};
+use crate::unit::Nanos;
+
+/// Policy of a leader, and what it cannot know by itself.
+#[derive(Clone, Debug)]
+pub struct LeaderOptions {
+    /// Names the system if it has no name yet; drawn at random by the shell.
+    pub system_if_new: SystemId,
+    /// This member, for the status.
+    pub member: MdmStatus,
+    /// How old a server's last sign of life may be before it is down.
+    pub sds_down_after: Nanos,
+    /// How long a client may be silent before its sessions are orphaned.
+    pub client_silence: Nanos,
+    /// How long an open waits for data servers to confirm.
+    pub confirm_wait: Nanos,
+}
+
+impl LeaderOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new(system_if_new: SystemId) -> Self {
+        Self {
+            system_if_new,
+            member: MdmStatus::default(),
+            sds_down_after: Nanos::from_millis(3_000),
+            client_silence: Nanos::from_millis(60_000),
+            confirm_wait: Nanos::from_millis(10_000),
+        }
+    }
+}
+
+/// The two clocks of a step: one that never goes back, one that people read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// Monotonic.
+    pub now: Nanos,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+/// Names a proposal; given back with its fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProposalId(u64);
+
+impl ProposalId {
+    /// From its number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// What an operator asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiRequest {
+    /// Make a volume.
+    CreateVolume(CreateVolume),
+    /// Delete a volume.
+    DeleteVolume {
+        /// Its name.
+        name: String,
+    },
+    /// Describe a volume.
+    Volume {
+        /// Its name.
+        name: String,
+    },
+    /// Describe all volumes.
+    Volumes,
+    /// Make a pool.
+    CreatePool {
+        /// Its name.
+        name: String,
+        /// How many shards it will have.
+        shards: u32,
+    },
+    /// Describe all pools.
+    Pools,
+    /// Describe everything.
+    Status,
+}
+
+/// What an operator is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiReply {
+    /// The volume is there.
+    VolumeCreated {
+        /// It.
+        volume: VolumeStatus,
+        /// Whether this request made it.
+        new: bool,
+    },
+    /// The volume is gone.
+    VolumeDeleted,
+    /// A volume.
+    Volume(VolumeStatus),
+    /// All volumes, by name.
+    Volumes(Vec<VolumeStatus>),
+    /// The pool is there.
+    PoolCreated(PoolStatus),
+    /// All pools.
+    Pools(Vec<PoolStatus>),
+    /// Everything.
+    Status(Box<SystemStatus>),
+    /// The request cannot be done.
+    Refused(Refusal),
+    /// Too much is being done already; nothing has changed.
+    Overloaded,
+    /// Whether it was done is unknown: this member no longer leads, or lost its log.
+    Unknown,
+}
+
+/// Input of a step.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A data server said something; the first message on a link is `Register`.
+    Sds {
+        /// Over which link.
+        link: LinkId,
+        /// What.
+        message: SdsToMdm,
+    },
+    /// A client said something; the first message on a link is `Hello`.
+    Client {
+        /// Over which link.
+        link: LinkId,
+        /// What.
+        message: ClientToMdm,
+    },
+    /// A link is gone.
+    Unlinked {
+        /// Which.
+        link: LinkId,
+    },
+    /// An operator asks.
+    Api {
+        /// Comes back with the answer.
+        token: Token,
+        /// What.
+        request: ApiRequest,
+    },
+    /// The log has this command as its next entry; in the order of the log.
+    Committed {
+        /// Our name for it, if we proposed it.
+        proposal: Option<ProposalId>,
+        /// It.
+        command: Command,
+    },
+    /// A proposal will not be in the log, or nobody can tell.
+    Lost {
+        /// Which.
+        proposal: ProposalId,
+    },
+    /// The deadline has come.
+    Wake,
+}
+
+/// What a step wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Put a command into the log.
+    Propose {
+        /// Comes back with its fate.
+        proposal: ProposalId,
+        /// The command.
+        command: Command,
+    },
+    /// Tell a data server. Dropped if the link is gone.
+    ToSds {
+        /// Over which link.
+        link: LinkId,
+        /// What.
+        message: MdmToSds,
+    },
+    /// Tell a client. Dropped if the link is gone.
+    ToClient {
+        /// Over which link.
+        link: LinkId,
+        /// What.
+        message: MdmToClient,
+    },
+    /// Close a link once what was sent on it is out.
+    Close {
+        /// Which.
+        link: LinkId,
+    },
+    /// Answer an operator.
+    Answer {
+        /// Of the request.
+        token: Token,
+        /// What.
+        reply: ApiReply,
+    },
+    /// Something to tell.
+    Event(Event),
+}
+
+/// What a leader reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A command changed something.
+    Cluster(cluster::Event),
+    /// A data server is there (again).
+    SdsUp {
+        /// Its id.
+        sds: SdsId,
+        /// Its name.
+        name: String,
+    },
+    /// A data server was not heard of for too long, or left.
+    SdsDown {
+        /// Its id.
+        sds: SdsId,
+        /// Its name.
+        name: String,
+        /// It had said that it was stopping.
+        left: bool,
+    },
+    /// A server's data loop makes no turns, or makes turns again.
+    SdsStalled {
+        /// Its id.
+        sds: SdsId,
+        /// Its name.
+        name: String,
+        /// Which of the two.
+        stalled: bool,
+    },
+    /// A registration waits until it is certain that nobody else lives under the same identity.
+    RegistrationWaits {
+        /// Its link.
+        link: LinkId,
+        /// Its name.
+        name: String,
+    },
+    /// A party was refused, and why.
+    Refused {
+        /// Its link.
+        link: LinkId,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody has seen a newer version than we have: our metadata went back in time.
+    WentBack {
+        /// Their link.
+        link: LinkId,
+        /// What they have seen.
+        theirs: MapVersion,
+        /// What we have.
+        ours: MapVersion,
+    },
+    /// A client connected.
+    ClientConnected {
+        /// Its link.
+        link: LinkId,
+        /// Its name.
+        name: String,
+    },
+    /// An open was given up: these servers did not confirm it.
+    OpenNotConfirmed {
+        /// The volume.
+        volume: String,
+        /// Who was waited for.
+        waiting: Vec<String>,
+    },
+    /// A session could not be given for a reason that the client cannot act on.
+    OpenRefused {
+        /// The volume.
+        volume: String,
+        /// Why.
+        reason: String,
+    },
+}
