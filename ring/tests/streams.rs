@@ -68,6 +68,34 @@ fn payloads_land_where_they_are_asked_for_in_however_many_pieces_they_come() {
 }
 
 #[test]
+fn a_payload_goes_into_a_span_that_its_owner_chose() {
+    let test = TestLoop::one();
+    let (mut socket, stream) = accept(&test);
+    let (offset, len) = (4096, 100_000);
+    let span = test.node().run(move |cx| {
+        let buffer = cx.pool().allocate(BufferClass::Client, 128 << 10).expect("a buffer");
+        let span = Span { buffer, start: offset, len };
+        assert_eq!(cx.receive_into(stream, span), None, "nothing has come");
+        span
+    });
+    let bytes = stamped(len as usize, 5);
+    for chunk in bytes.chunks(len as usize / 3) {
+        socket.write_all(chunk).expect("sent");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert_eq!(test.node().next(), Seen::Received(stream, span, bytes));
+    // A second one, whose stream ends before its bytes have come, gives its use back.
+    test.node().run(move |cx| {
+        let buffer = cx.pool().allocate(BufferClass::Client, 128 << 10).expect("a buffer");
+        cx.receive_into(stream, Span { buffer, start: 0, len });
+    });
+    socket.write_all(&[1; 1000]).expect("sent");
+    drop(socket);
+    assert_eq!(test.node().next(), Seen::StreamClosed(stream, Some(Closed::Peer)));
+    test.node().wait_for_used_bytes(0);
+}
+
+#[test]
 fn a_paused_stream_says_nothing_until_it_goes_on() {
     let test = TestLoop::one();
     let (mut socket, stream) = accept(&test);

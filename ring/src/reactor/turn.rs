@@ -215,6 +215,13 @@ impl<'a> Turn<'a> {
         stream.filter(|stream| stream.is_open()).map_or(&[], |stream| stream.incoming.available())
     }
 
+    /// As [`Self::available`], and the memory to put them into.
+    pub fn available_and_pool(&mut self, stream: StreamId) -> (&[u8], &mut BufferPool) {
+        let core = &mut *self.core;
+        let stream = core.endpoints.slot(stream.0).and_then(|slot| core.endpoints.stream(slot));
+        (stream.filter(|stream| stream.is_open()).map_or(&[], |stream| stream.incoming.available()), &mut core.pool)
+    }
+
     /// Takes bytes of [`Self::available`].
     ///
     /// # Panics
@@ -242,6 +249,24 @@ impl<'a> Turn<'a> {
                 core.starved.push(stream.0);
                 None
             }
+        }
+    }
+
+    /// As [`Self::receive`], into a span that its owner has chosen, of at least 64 KiB. Takes one use of its
+    /// buffer and gives it back with the bytes; if the stream ends first, the use ends with it.
+    ///
+    /// # Panics
+    /// If a payload is already waited for, or the span is shorter.
+    pub fn receive_into(&mut self, stream: StreamId, span: Span) -> Option<Span> {
+        let core = &mut *self.core;
+        let open = core.endpoints.slot(stream.0).and_then(|slot| core.endpoints.stream_mut(slot)).filter(|stream| stream.is_open());
+        let Some(entry) = open else {
+            core.pool.release(span.buffer);
+            return None;
+        };
+        match entry.incoming.want_into(span, &mut core.pool) {
+            Taken::Ready(span) => Some(span),
+            Taken::Waiting | Taken::NoBuffer => None,
         }
     }
 

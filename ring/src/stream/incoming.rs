@@ -117,6 +117,15 @@ impl Incoming {
         self.progress(pool)
     }
 
+    /// Asks for the next bytes in a span that its owner has chosen; one use of its buffer passes along.
+    pub(crate) fn want_into(&mut self, span: Span, pool: &mut BufferPool) -> Taken {
+        assert!(self.wanted.is_none(), "one payload at a time");
+        assert!(span.len >= RECEIVE_IN_PLACE_BYTES, "less than that is read ahead, and copied");
+        let Span { buffer, start, len } = span;
+        self.wanted = Some(Wanted { class: BufferClass::Client, start, len, buffer: Some(buffer), done: 0 });
+        self.progress(pool)
+    }
+
     /// Goes on with the payload that was asked for.
     pub(crate) fn progress(&mut self, pool: &mut BufferPool) -> Taken {
         let Some(mut wanted) = self.wanted else { return Taken::Waiting };
