@@ -26,17 +26,19 @@ impl Cluster {
         if versions.current <= since {
             return None;
         }
+        // Who has nothing is told everything, also where that is empty.
+        let changed = |part: MapVersion| part > since || since == MapVersion::default();
         let deleted_trees = match recipient {
-            Recipient::Sds => (versions.deleted_trees > since).then(|| self.state.deleted_trees.keys().copied().collect()),
+            Recipient::Sds => changed(versions.deleted_trees).then(|| self.state.deleted_trees.keys().copied().collect()),
             Recipient::Client(_) => None,
         };
         Some(ViewUpdate {
             system: self.state.system,
             version: versions.current,
-            pools: self.state.pools.values().filter(|pool| pool.changed > since).map(|pool| pool.map.clone()).collect(),
-            volumes: (versions.volumes > since)
+            pools: self.state.pools.values().filter(|pool| changed(pool.changed)).map(|pool| pool.map.clone()).collect(),
+            volumes: changed(versions.volumes)
                 .then(|| self.state.volumes.iter().map(|(id, volume)| volume_view(*id, volume, recipient)).collect()),
-            servers: (versions.servers > since).then(|| self.servers_view()),
+            servers: changed(versions.servers).then(|| self.servers_view()),
             deleted_trees,
         })
     }

@@ -92,6 +92,7 @@ impl Leader {
             }
             SdsToMdm::Heartbeat { loop_turns, oldest_disk_request_ms, devices } => {
                 self.heartbeat(link, loop_turns, oldest_disk_request_ms, devices, out);
+                self.tick_waiting(out);
             }
             SdsToMdm::Confirm { version } => self.confirm(link, version, out),
             SdsToMdm::Pull { at_least } => self.pull_sds(link, at_least, out),
@@ -164,7 +165,12 @@ impl Leader {
             let Party::Sds(rival) = party else { continue };
             let twin = rival.uuid == me.uuid && rival.life != me.life;
             let device = rival.claims.iter().find(|device| rival.uuid != me.uuid && me.claims.contains(device));
-            if *other == link || !(twin || device.is_some()) || self.clock.now.since(rival.heard) >= self.options.sds_down_after {
+            // Who waits itself stands in nobody's way: first come, first served.
+            if *other == link
+                || self.waiting.contains_key(other)
+                || !(twin || device.is_some())
+                || self.clock.now.since(rival.heard) >= self.options.sds_down_after
+            {
                 continue;
             }
             if rival.heard > registration.since {
@@ -268,9 +274,6 @@ impl Leader {
         if !node.up {
             node.up = true;
             out.push(Effect::Event(Event::SdsUp { sds, name }));
-        }
-        if !self.waiting.is_empty() {
-            self.tick_waiting(out);
         }
     }
 
