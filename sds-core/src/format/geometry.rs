@@ -113,6 +113,9 @@ const fn blocks_needed(log_blocks: u32, extents: u64) -> u64 {
 }
 
 impl Geometry {
+    /// The smallest there is: one extent. Stands in where no device is known yet.
+    pub(crate) const SMALLEST: Self = Self { device_blocks: blocks_needed(LOG_BLOCKS_MIN, 1), log_blocks: LOG_BLOCKS_MIN, extents: 1 };
+
     /// The log a device gets unless told otherwise: 1/32 of it, between 1 MiB and 512 MiB, and never
     /// more than an eighth of a very small device. 1/32 makes a checkpoint of every descriptor page
     /// cost less than a fifth of the log blocks that led to it (docs/on-disk-format.md).

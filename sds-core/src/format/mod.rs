@@ -5,8 +5,11 @@
 //! What this must not know: when a block is written or why. See `docs/on-disk-format.md`.
 
 pub mod block;
+pub mod descriptor;
 pub mod geometry;
 pub mod index_page;
+pub mod log_block;
+pub mod record;
 pub mod superblock;
 
 pub use block::BlockFault;

@@ -1,0 +1,197 @@
+//! Reads: data in parallel with the descriptor, every block verified; one re-read, then an error.
+//!
+//! Invariants: bytes that do not match are never delivered; what is not data is filled with zeroes,
+//! whatever the medium holds there (a former owner's bytes, for one).
+//! What this must not know: writes; the log.
+
+use super::interface::{BlockRange, BlockSet, Event, ExtentKey, Outcome, Request, StoreError};
+use super::pages::Residence;
+use super::work::{Access, Stage};
+use super::write::blocks;
+use super::{Context, Effect, OpId, Purpose, Store};
+use crate::buffer::{Buffers, Span};
+use crate::checksum::{Checksum, ChecksumList};
+use crate::format::descriptor::{Content, Descriptor};
+use crate::format::geometry::Home;
+use crate::unit::BLOCK_BYTES;
+
+/// Linux `EIO`.
+const EIO: i32 = 5;
+const ZERO_BLOCK: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+
+impl Store {
+    pub(super) fn advance_read<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
+        let Some(work) = self.works.get(id).copied() else { return };
+        let Request::Read { key, range, span } = work.request else { return };
+        let data = match work.stage {
+            Stage::Waiting => None,
+            Stage::Reading { data: None, .. } => return,
+            Stage::Reading { data: Some(result), again } => Some((result, again)),
+            Stage::Writing { .. } | Stage::Flushing | Stage::Recording | Stage::Freeing { .. } => return,
+        };
+        match self.access(cx, id, key) {
+            Access::Unallocated => self.deliver_zero(cx, id, range, span),
+            Access::NoFrame => self.stall(id),
+            Access::Fail(error) => self.reply(cx, id, Err(error)),
+            Access::Loading if data.is_none() => self.read_data(cx, id, range, span, false),
+            Access::Loading => self.stall(id),
+            Access::Resident(frame) => {
+                let descriptor = &self.pages.get(frame).descriptor;
+                let contents = || blocks(range.first, range.count).map(|block| descriptor.content(block));
+                if contents().any(|content| content == Content::Unreadable) {
+                    return self.reply(cx, id, Err(StoreError::Device { errno: EIO }));
+                }
+                if contents().all(|content| !content.holds_data()) {
+                    return self.deliver_zero(cx, id, range, span);
+                }
+                match data {
+                    None => self.read_data(cx, id, range, span, false),
+                    Some((Err(_), false)) => self.read_data(cx, id, range, span, true),
+                    Some((Err(errno), true)) => self.reply(cx, id, Err(StoreError::Device { errno })),
+                    Some((Ok(()), again)) => self.deliver(cx, id, frame, range, span, again),
+                }
+            }
+        }
+    }
+
+    fn read_data<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, range: BlockRange, span: Span, again: bool) {
+        let Some(work) = self.works.get_mut(id) else { return };
+        let Some(frame) = work.frame else { return };
+        work.stage = Stage::Reading { data: None, again };
+        let offset = self.geometry().data(self.pages.get(frame).slot, range.first);
+        self.send_read(cx, Purpose::Read(id), offset, span.part(0, u32::from(range.count) * BLOCK_BYTES));
+    }
+
+    pub(super) fn data_read<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, result: Result<(), i32>) {
+        let Some(work) = self.works.get_mut(id) else { return };
+        let Stage::Reading { data, .. } = &mut work.stage else { return };
+        *data = Some(result);
+        self.advance(cx, id);
+    }
+
+    fn deliver_zero<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, range: BlockRange, span: Span) {
+        let mut checksums = ChecksumList::EMPTY;
+        let zero = zero_checksum();
+        for _ in 0..range.count {
+            checksums.push(zero);
+        }
+        cx.buffers.bytes_mut(span.part(0, u32::from(range.count) * BLOCK_BYTES)).fill(0);
+        self.reply(cx, id, Ok(Outcome::Read { checksums, all_zero: true }));
+    }
+
+    fn deliver<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, frame: u32, range: BlockRange, span: Span, again: bool) {
+        let Some(work) = self.works.get(id) else { return };
+        let Request::Read { key, .. } = work.request else { return };
+        let mut checksums = ChecksumList::EMPTY;
+        for (place, block) in (0_u32..).zip(blocks(range.first, range.count)) {
+            let info = self.pages.get(frame).descriptor.get(block);
+            let part = span.part(place * BLOCK_BYTES, BLOCK_BYTES);
+            match info.content {
+                Content::Unwritten | Content::Zero | Content::Unreadable => {
+                    cx.buffers.bytes_mut(part).fill(0);
+                    checksums.push(zero_checksum());
+                }
+                Content::Data => {
+                    let found = Checksum::of(cx.buffers.bytes(part));
+                    self.statistics.blocks_verified += 1;
+                    if found != info.checksum {
+                        if !again {
+                            return self.read_data(cx, id, range, span, true);
+                        }
+                        self.statistics.faults.data_mismatches += 1;
+                        cx.out.push(Effect::Event(Event::DataMismatch { key, block }));
+                        return self.reply(cx, id, Err(StoreError::Mismatch { block, expected: info.checksum, found }));
+                    }
+                    checksums.push(found);
+                }
+            }
+        }
+        self.reply(cx, id, Ok(Outcome::Read { checksums, all_zero: false }));
+    }
+
+    pub(super) fn advance_status<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, key: ExtentKey, range: BlockRange) {
+        let mut data = BlockSet::default();
+        match self.access(cx, id, key) {
+            Access::Unallocated => {}
+            Access::Loading | Access::NoFrame => return self.stall(id),
+            Access::Fail(error) => return self.reply(cx, id, Err(error)),
+            Access::Resident(frame) => {
+                let descriptor = &self.pages.get(frame).descriptor;
+                for block in blocks(range.first, range.count).filter(|block| descriptor.content(*block).holds_data()) {
+                    data.insert(block);
+                }
+            }
+        }
+        self.reply(cx, id, Ok(Outcome::Status { data }));
+    }
+
+    /// A descriptor page has been read (both homes at once).
+    pub(super) fn page_read<B: Buffers>(
+        &mut self,
+        cx: &mut Context<'_, B>,
+        frame: u32,
+        again: bool,
+        span: Option<Span>,
+        result: Result<(), i32>,
+    ) {
+        let Some(span) = span else { return };
+        let slot = self.pages.get(frame).slot;
+        let good = result.is_ok() && {
+            let device = self.superblock.device;
+            let entry = self.slots.get(slot);
+            entry.page.is_some_and(|name| {
+                let home = span.part(if name.home == Home::A { 0 } else { BLOCK_BYTES }, BLOCK_BYTES);
+                let location = self.superblock.geometry.descriptor(slot, name.home);
+                let page = self.pages.get_mut(frame);
+                decode_page(&mut page.descriptor, cx.buffers.bytes(home), device, location, slot, entry.key, &name)
+            })
+        };
+        self.retry = true;
+        if good {
+            let entry = self.pages.get_mut(frame);
+            entry.data_blocks = entry.descriptor.data_blocks();
+            entry.residence = Residence::Resident;
+            self.pages.relist(frame);
+            return;
+        }
+        if !again {
+            let offset = self.geometry().descriptor_pair(slot);
+            return self.send_read(cx, Purpose::Page { frame, again: true }, offset, span);
+        }
+        let residence = match result {
+            Err(errno) => Residence::Unreadable { errno },
+            Ok(()) => {
+                let entry = self.slots.get_mut(slot);
+                entry.damaged = true;
+                let key = entry.key;
+                self.statistics.faults.metadata_mismatches += 1;
+                cx.out.push(Effect::Event(Event::DescriptorMismatch { key }));
+                Residence::Damaged
+            }
+        };
+        let entry = self.pages.get_mut(frame);
+        entry.residence = residence;
+        // Nobody waits: the requests that wanted it are gone. Pin once so that the common way drops it.
+        self.pages.pin(frame);
+        self.unpin(frame);
+    }
+}
+
+/// Whether bytes are exactly the page the index names; if so `descriptor` holds it.
+pub(super) fn decode_page(
+    descriptor: &mut Descriptor,
+    bytes: &[u8],
+    device: crate::id::DeviceUuid,
+    location: crate::unit::ByteOffset,
+    slot: u32,
+    key: ExtentKey,
+    name: &crate::format::index_page::PageName,
+) -> bool {
+    descriptor
+        .decode(bytes, device, location)
+        .is_ok_and(|(header, checksum)| header.slot == slot && header.key == key && header.lsn == name.lsn && checksum == name.checksum)
+}
+
+fn zero_checksum() -> Checksum {
+    Checksum::of(&ZERO_BLOCK)
+}

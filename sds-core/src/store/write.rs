@@ -1,0 +1,266 @@
+//! Writes: activation, the parallel pair of data and record, and what makes a first write judgeable.
+//!
+//! **Coverage.** After a crash the bytes of a block whose first write is in the log, but which match
+//! no record, are either what was there before (the data never landed: the block was never written)
+//! or a later write whose record is missing (the block holds data). The log tells which only if it
+//! states that the first write was resolved (for a process death) or flushed (for a power cut). So an
+//! overwrite of such a block waits until a completed log block states the first write resolved, and,
+//! if it is flushed already, a durable one states it flushed. A flush that covers a first write under
+//! an overwrite still in flight is answered after such a statement (`flush`). Until then the frame
+//! keeps the block in `uncovered` and is not evicted.
+//!
+//! What this must not know: other kinds of requests; recovery.
+
+use super::interface::{BlockSet, ExtentKey, Request, StoreError};
+use super::log::Note;
+use super::options::DURABLE_SHARED;
+use super::pages::Activity;
+use super::work::{Access, Stage};
+use super::{Context, OpId, Purpose, Store};
+use crate::buffer::Buffers;
+use crate::checksum::Checksum;
+use crate::format::descriptor::{BlockInfo, Content};
+use crate::format::record;
+use crate::store::interface::Outcome;
+use crate::unit::BlockIndex;
+
+/// Activity of an extent that a request wants to write to.
+pub(super) enum Entry {
+    /// Go on, in this frame.
+    Ready(u32),
+    /// Wait; the request has been put aside.
+    Wait,
+    /// There is no such extent.
+    Unallocated,
+    /// It cannot be.
+    Fail(StoreError),
+}
+
+impl Store {
+    /// Makes sure that the extent of a write or zero is resident and durably active.
+    pub(super) fn enter<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, key: ExtentKey) -> Entry {
+        if self.log.room() <= self.log.reserve() {
+            self.stall(id);
+            return Entry::Wait;
+        }
+        let access = self.access(cx, id, key);
+        let frame = match access {
+            Access::Unallocated => return Entry::Unallocated,
+            Access::Fail(error) => return Entry::Fail(error),
+            Access::NoFrame => {
+                self.stall(id);
+                return Entry::Wait;
+            }
+            // Activation and load go on in parallel.
+            Access::Loading | Access::Resident(_) => match self.works.get(id).and_then(|work| work.frame) {
+                Some(frame) => frame,
+                None => return Entry::Fail(StoreError::Descriptor),
+            },
+        };
+        match self.pages.get(frame).activity {
+            Activity::Active => {}
+            Activity::Activating => {
+                self.stall(id);
+                return Entry::Wait;
+            }
+            Activity::Idle => {
+                self.activate(frame);
+                self.stall(id);
+                return Entry::Wait;
+            }
+        }
+        match access {
+            Access::Resident(_) => Entry::Ready(frame),
+            Access::Loading | Access::Unallocated | Access::NoFrame | Access::Fail(_) => {
+                self.stall(id);
+                Entry::Wait
+            }
+        }
+    }
+
+    fn activate(&mut self, frame: u32) {
+        let slot = self.pages.get(frame).slot;
+        let (_, pending) = self.log.place(5);
+        record::put_activated(&mut pending.records, slot);
+        pending.count += 1;
+        (pending.durable, pending.urgent) = (true, true);
+        pending.notes.push(Note::Activated { frame, slot });
+        self.pages.set_activity(frame, Activity::Activating);
+        self.statistics.activations += 1;
+    }
+
+    /// Gives the key an extent and activates it, in one log block.
+    fn allocate(&mut self, id: OpId, key: ExtentKey) -> Entry {
+        if !self.slots.has_free() {
+            if self.slots.has_reclaimable() {
+                self.want_reclaim();
+                self.stall(id);
+                return Entry::Wait;
+            }
+            return Entry::Fail(StoreError::NoSpace);
+        }
+        let Some(frame) = self.slots.next_free().and_then(|slot| self.take_frame(slot)) else {
+            self.stall(id);
+            return Entry::Wait;
+        };
+        let (lsn, _) = self.log.place(17 + 5);
+        let Some(slot) = self.slots.allocate(key, lsn) else { return Entry::Fail(StoreError::NoSpace) };
+        self.adopt(slot, frame);
+        let (_, pending) = self.log.place(17 + 5);
+        record::put_allocated(&mut pending.records, slot, key);
+        pending.count += 1;
+        pending.notes.push(Note::Allocated { slot });
+        self.activate(frame);
+        self.pin_for(id, frame);
+        self.stall(id);
+        Entry::Wait
+    }
+
+    pub(super) fn advance_write<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
+        let Some(work) = self.works.get(id) else { return };
+        let Request::Write { key, range, span, checksums, version, durable } = work.request else { return };
+        let frame = match self.enter(cx, id, key) {
+            Entry::Ready(frame) => frame,
+            Entry::Wait => return,
+            Entry::Fail(error) => return self.reply(cx, id, Err(error)),
+            Entry::Unallocated => match self.allocate(id, key) {
+                Entry::Ready(_) | Entry::Wait | Entry::Unallocated => return,
+                Entry::Fail(error) => return self.reply(cx, id, Err(error)),
+            },
+        };
+        let logged_flushed = self.log.logged_flushed;
+        let entry = self.pages.get_mut(frame);
+        if entry.uncovered_lsn <= logged_flushed && !entry.uncovered.is_empty() {
+            entry.uncovered = BlockSet::default();
+        }
+        let (slot, first_lsn) = (entry.slot, entry.uncovered_lsn);
+        let mut fresh = false;
+        let mut uncovered = false;
+        for block in blocks(range.first, range.count) {
+            fresh |= !entry.descriptor.content(block).holds_data();
+            uncovered |= entry.descriptor.content(block).holds_data() && entry.uncovered.contains(block);
+        }
+        if uncovered {
+            let flushed = self.flushed() >= first_lsn;
+            if self.log.logged_resolved < first_lsn || flushed {
+                if self.log.resolved() >= first_lsn {
+                    self.log.ensure_statement(first_lsn, flushed.then_some(first_lsn));
+                }
+                self.stall(id);
+                return;
+            }
+            self.flusher.overwritten = self.flusher.overwritten.max(first_lsn);
+        }
+        // Written through only where the state before is vouched for; otherwise the flush does it.
+        let through = durable && !fresh && !uncovered && self.durable_outstanding < DURABLE_SHARED;
+        let (lsn, pending) = self.log.place(19 + 4 * checksums.len());
+        record::put_written(&mut pending.records, slot, range.first, version, &checksums);
+        pending.count += 1;
+        pending.writes += 1;
+        pending.notes.push(Note::Request(id));
+        if through {
+            (pending.durable, pending.urgent) = (true, true);
+        }
+        self.log.expect_data(lsn);
+        self.issued(id, frame, lsn, durable, Stage::Writing { data: None, recorded: false, through });
+        self.statistics.data_writes += 1;
+        let offset = self.geometry().data(slot, range.first);
+        self.send_write(cx, Purpose::Data(id), offset, span, through);
+    }
+
+    /// Notes that a write or zero is on its way.
+    pub(super) fn issued(&mut self, id: OpId, frame: u32, lsn: u64, durable: bool, stage: Stage) {
+        if let Some(work) = self.works.get_mut(id) {
+            work.stage = stage;
+            work.lsn = lsn;
+        }
+        self.outstanding += 1;
+        self.durable_outstanding += u32::from(durable);
+        self.last_write = self.now;
+        self.pages.get_mut(frame).in_flight += 1;
+        self.pages.touch(frame, self.now);
+    }
+
+    pub(super) fn data_written<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, result: Result<(), i32>) {
+        let Some(work) = self.works.get_mut(id) else { return };
+        let Stage::Writing { data, recorded, .. } = &mut work.stage else { return };
+        *data = Some(result);
+        let (recorded, lsn) = (*recorded, work.lsn);
+        if recorded {
+            self.apply(cx, id);
+        }
+        self.log.data_done(lsn);
+        self.retry |= !self.stalled.is_empty();
+    }
+
+    /// The record of a request has completed.
+    pub(super) fn recorded<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
+        let Some(work) = self.works.get_mut(id) else { return };
+        match &mut work.stage {
+            Stage::Writing { data, recorded, .. } => {
+                *recorded = true;
+                if data.is_some() {
+                    self.apply(cx, id);
+                }
+            }
+            Stage::Recording => self.done(cx, id),
+            Stage::Waiting | Stage::Reading { .. } | Stage::Flushing | Stage::Freeing { .. } => {}
+        }
+    }
+
+    /// Both halves have completed: the descriptor changes, then the request is answered.
+    fn apply<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
+        let Some(work) = self.works.get(id).copied() else { return };
+        let (Stage::Writing { data, through, .. }, Some(frame)) = (work.stage, work.frame) else { return };
+        let data = data.unwrap_or(Ok(()));
+        let entry = self.pages.get_mut(frame);
+        let durable = match work.request {
+            Request::Write { range, checksums, version, durable, .. } => {
+                let content = if data.is_ok() { Content::Data } else { Content::Unreadable };
+                for (block, checksum) in blocks(range.first, range.count).zip(checksums.as_slice()) {
+                    if !entry.descriptor.content(block).holds_data() {
+                        entry.data_blocks += 1;
+                        entry.uncovered.insert(block);
+                        entry.uncovered_lsn = entry.uncovered_lsn.max(work.lsn);
+                    }
+                    entry.descriptor.set(block, BlockInfo { content, checksum: *checksum, version: version.sequence });
+                }
+                entry.free_wanted = false;
+                durable
+            }
+            Request::Zero { range, version, free, durable, .. } => {
+                for block in blocks(range.first, range.count) {
+                    entry.data_blocks -= u16::from(entry.descriptor.content(block).holds_data());
+                    entry
+                        .descriptor
+                        .set(block, BlockInfo { content: Content::Zero, checksum: Checksum::new(0), version: version.sequence });
+                }
+                entry.free_wanted = free && entry.data_blocks == 0;
+                durable
+            }
+            Request::Read { .. }
+            | Request::Flush
+            | Request::Status { .. }
+            | Request::FreeTree { .. }
+            | Request::ReserveSequence { .. }
+            | Request::SettleAlone
+            | Request::Close => return,
+        };
+        entry.in_flight -= 1;
+        self.pages.soil(frame, work.lsn);
+        self.outstanding -= 1;
+        self.durable_outstanding -= u32::from(durable);
+        self.flusher.acknowledged = self.flusher.acknowledged.max(work.lsn);
+        match data {
+            Err(errno) => self.reply(cx, id, Err(StoreError::Device { errno })),
+            Ok(()) if durable && !through && self.options.volatile_cache => self.flush_for(id, work.lsn),
+            Ok(()) => self.reply(cx, id, Ok(Outcome::Done)),
+        }
+    }
+}
+
+/// Blocks of a range, by number in the extent.
+pub(super) fn blocks(first: BlockIndex, count: u16) -> impl Iterator<Item = u8> {
+    let start = u16::from(first.get());
+    (start..start.saturating_add(count)).map_while(|block| u8::try_from(block).ok())
+}

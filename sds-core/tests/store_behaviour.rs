@@ -1,0 +1,257 @@
+//! What a store does for its users, on a disk in memory.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used, reason = "a test's own small numbers")]
+
+mod store_rig;
+use sds_core::format::Geometry;
+use sds_core::store::interface::*;
+use sds_core::unit::*;
+use store_rig::*;
+
+const MIB: u64 = 1 << 20;
+
+fn fresh(device_bytes: u64, log_blocks: u32) -> Rig {
+    Rig::open(formatted(device_bytes, log_blocks), options(device_bytes))
+}
+
+#[test]
+fn what_was_written_is_read_and_the_rest_is_zero() {
+    let mut rig = fresh(8 * MIB, 64);
+    assert!(rig.store.is_open());
+    rig.write(key(3), 5, &fill(1), 1).unwrap();
+    assert_eq!(rig.read(key(3), 4, 3).unwrap(), [zeroes(), fill(1), zeroes()].concat());
+    assert_eq!(rig.read(key(9), 0, 1).unwrap(), zeroes());
+    assert_eq!(rig.pool.in_use, 0, "every buffer is given back");
+}
+
+#[test]
+fn a_closed_store_opens_with_everything_and_nothing_unsettled() {
+    let mut rig = fresh(8 * MIB, 64);
+    for extent in 0..4 {
+        rig.write(key(extent), extent as u8, &fill(u64::from(extent)), 1 + u64::from(extent)).unwrap();
+    }
+    rig.zero(key(2), 2, 1, 10, false).unwrap();
+    rig.close().unwrap();
+    assert!(!rig.store.is_open());
+    let mut rig = Rig::open(rig.disk, options(8 * MIB));
+    assert_eq!(rig.opened().unwrap().unsettled, 0);
+    assert_eq!(rig.read(key(1), 1, 1).unwrap(), fill(1));
+    assert_eq!(rig.read(key(2), 2, 1).unwrap(), zeroes());
+    assert_eq!(rig.store.statistics().capacity.used.get(), 4 * MIB);
+    assert_eq!(rig.pool.in_use, 0);
+}
+
+#[test]
+fn a_killed_process_loses_nothing_acknowledged() {
+    let mut rig = fresh(8 * MIB, 64);
+    for round in 0..50_u64 {
+        rig.write(key((round % 3) as u32), (round % 7) as u8, &fill(round), 1 + round).unwrap();
+    }
+    let mut rig = Rig::open(rig.disk, options(8 * MIB));
+    assert!(rig.opened().unwrap().unsettled > 0);
+    for (extent, block) in (0..3_u64).flat_map(|extent| (0..7_u64).map(move |block| (extent, block))) {
+        let newest = (0..50_u64).rev().find(|round| round % 3 == extent && round % 7 == block).unwrap();
+        assert_eq!(rig.read(key(extent as u32), block as u8, 1).unwrap(), fill(newest));
+    }
+    assert_eq!(rig.store.statistics().faults, Default::default());
+}
+
+#[test]
+fn a_quiet_device_seals_its_extents() {
+    let mut rig = fresh(8 * MIB, 64);
+    rig.write(key(0), 0, &fill(1), 1).unwrap();
+    assert_eq!(rig.store.statistics().active_extents, 1);
+    rig.rest();
+    assert_eq!(rig.store.statistics().active_extents, 0);
+    let mut rig = Rig::open(rig.disk, options(8 * MIB));
+    assert_eq!(rig.opened().unwrap().unsettled, 0);
+    assert_eq!(rig.read(key(0), 0, 1).unwrap(), fill(1));
+}
+
+#[test]
+fn the_log_wraps_under_load_and_checkpoints_behind_it() {
+    let mut rig = fresh(16 * MIB, 32);
+    for round in 0..2000_u64 {
+        rig.write(key((round % 11) as u32), (round % 13) as u8, &fill(round), 1 + round).unwrap();
+    }
+    let mut rig = Rig::open(rig.disk, options(16 * MIB));
+    for (extent, block) in (0..11_u64).flat_map(|extent| (0..13_u64).map(move |block| (extent, block))) {
+        let newest = (0..2000_u64).rev().find(|round| round % 11 == extent && round % 13 == block).unwrap();
+        assert_eq!(rig.read(key(extent as u32), block as u8, 1).unwrap(), fill(newest));
+    }
+}
+
+#[test]
+fn a_full_device_refuses_first_writes_and_takes_them_after_a_trim() {
+    let mut rig = fresh(4 * MIB, 32);
+    let extents = rig.store.statistics().capacity.total.get() / MIB;
+    for extent in 0..extents as u32 {
+        rig.write(key(extent), 0, &fill(u64::from(extent)), 1 + u64::from(extent)).unwrap();
+    }
+    assert_eq!(rig.write(key(99), 0, &fill(1), 100), Err(StoreError::NoSpace));
+    assert_eq!(rig.read(key(1), 0, 1).unwrap(), fill(1));
+    rig.zero(key(1), 0, 256, 101, true).unwrap();
+    assert_eq!(rig.store.statistics().capacity.reclaimable.get(), MIB);
+    rig.write(key(99), 7, &fill(5), 102).unwrap();
+    assert_eq!(rig.read(key(99), 0, 1).unwrap(), zeroes(), "a former owner's bytes are never seen");
+    assert_eq!(rig.read(key(1), 0, 1).unwrap(), zeroes());
+    let mut rig = Rig::open(rig.disk, options(4 * MIB));
+    assert_eq!(rig.read(key(99), 7, 1).unwrap(), fill(5));
+    assert_eq!(rig.read(key(99), 0, 1).unwrap(), zeroes());
+}
+
+#[test]
+fn freeing_a_tree_gives_back_all_its_extents() {
+    let mut rig = fresh(8 * MIB, 32);
+    for extent in 0..5 {
+        rig.write(key(extent), 0, &fill(u64::from(extent)), 1 + u64::from(extent)).unwrap();
+    }
+    let other = ExtentKey { tree: sds_core::id::TreeId::new(8), ..key(0) };
+    rig.write(other, 0, &fill(77), 9).unwrap();
+    let token = rig.request(Request::FreeTree { tree: key(0).tree });
+    rig.drain();
+    assert_eq!(rig.reply(token), Ok(Outcome::Done));
+    assert_eq!(rig.store.statistics().capacity.used.get(), MIB);
+    assert_eq!(rig.read(key(0), 0, 1).unwrap(), zeroes());
+    assert_eq!(rig.read(other, 0, 1).unwrap(), fill(77));
+}
+
+#[test]
+fn a_flipped_byte_in_a_sealed_extent_is_an_error_for_that_block_only() {
+    let mut rig = fresh(8 * MIB, 32);
+    rig.write(key(0), 0, &[fill(1), fill(2)].concat(), 1).unwrap();
+    rig.close().unwrap();
+    let mut disk = rig.disk;
+    let piece = disk.pieces().into_iter().find(|piece| disk.get_durable(*piece).unwrap()[..] == fill(1)[..]).unwrap();
+    assert!(disk.flip(piece, 100));
+    let mut rig = Rig::open(disk, options(8 * MIB));
+    assert!(matches!(rig.read(key(0), 0, 1), Err(StoreError::Mismatch { block: 0, .. })));
+    assert_eq!(rig.read(key(0), 1, 1).unwrap(), fill(2));
+    assert_eq!(rig.store.statistics().faults.data_mismatches, 1);
+    rig.write(key(0), 0, &fill(3), 5).unwrap();
+    assert_eq!(rig.read(key(0), 0, 1).unwrap(), fill(3), "a rewrite heals it");
+}
+
+#[test]
+fn a_failed_data_write_leaves_that_block_unreadable_and_the_device_serving() {
+    let mut rig = fresh(8 * MIB, 32);
+    rig.write(key(0), 0, &[fill(1), fill(2)].concat(), 1).unwrap();
+    let geometry = Geometry::for_device(ByteCount::new(8 * MIB), 32).unwrap();
+    rig.fail_write = Some((geometry.data(0, BlockIndex::new(0)).get(), u64::MAX, 5));
+    assert_eq!(rig.write(key(0), 1, &fill(3), 2), Err(StoreError::Device { errno: 5 }));
+    rig.fail_write = None;
+    assert_eq!(rig.read(key(0), 1, 1), Err(StoreError::Device { errno: 5 }));
+    assert_eq!(rig.read(key(0), 0, 1).unwrap(), fill(1));
+    rig.write(key(0), 1, &fill(4), 3).unwrap();
+    assert_eq!(rig.read(key(0), 1, 1).unwrap(), fill(4));
+}
+
+#[test]
+fn a_failed_log_write_ends_the_devices_life() {
+    let mut rig = fresh(8 * MIB, 32);
+    rig.write(key(0), 0, &fill(1), 1).unwrap();
+    rig.fail_write = Some((0, 34 * 4096, 5));
+    assert_eq!(rig.write(key(0), 1, &fill(3), 2), Err(StoreError::Device { errno: 5 }));
+    assert!(rig.events.contains(&Event::DeviceFailed { errno: 5 }));
+    assert_eq!(rig.read(key(0), 0, 1), Err(StoreError::Device { errno: 5 }));
+    assert_eq!(rig.pool.in_use, 0);
+}
+
+#[test]
+fn a_flush_makes_everything_acknowledged_survive_a_power_cut() {
+    let mut rig = fresh(8 * MIB, 32);
+    for block in 0..20_u8 {
+        rig.write(key(0), block, &fill(u64::from(block)), 1 + u64::from(block)).unwrap();
+    }
+    rig.flush().unwrap();
+    rig.write(key(0), 3, &fill(333), 50).unwrap();
+    rig.disk.cut(|_, _| 0);
+    let mut later = options(8 * MIB);
+    later.boot = sds_core::id::BootId::new(2);
+    let mut rig = Rig::open(rig.disk, later);
+    assert!(rig.opened().unwrap().power_lost);
+    for block in 0..20_u8 {
+        assert_eq!(rig.read(key(0), block, 1).unwrap(), fill(u64::from(block)));
+    }
+}
+
+#[test]
+fn a_durable_write_survives_a_power_cut_without_a_flush() {
+    let mut rig = fresh(8 * MIB, 32);
+    for sequence in 1..4 {
+        let token = rig.send_write(key(0), 1, &fill(sequence), sequence, true);
+        rig.drain();
+        rig.reply(token).unwrap();
+    }
+    rig.disk.cut(|_, _| 0);
+    let mut rig = Rig::open(rig.disk, StoreOptions { boot: sds_core::id::BootId::new(2), ..options(8 * MIB) });
+    assert_eq!(rig.read(key(0), 1, 1).unwrap(), fill(3));
+}
+
+#[test]
+fn sequences_stay_below_a_reserved_ceiling_after_a_power_cut() {
+    let mut rig = fresh(8 * MIB, 32);
+    let ceiling = sds_core::id::ShardSequence::new(1 << 30);
+    let token = rig.request(Request::ReserveSequence { ceiling });
+    rig.drain();
+    rig.reply(token).unwrap();
+    rig.disk.cut(|_, _| 0);
+    let rig = Rig::open(rig.disk, options(8 * MIB));
+    assert_eq!(rig.opened().unwrap().sequence_ceiling, ceiling);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio of small counts")]
+fn amplification(depth: u64, rounds: u64, extents: u64, device: u64) -> f64 {
+    let mut rig = Rig::open(formatted(device, Geometry::log_blocks_default(ByteCount::new(device))), options(device));
+    let mut sequence = 0;
+    let mut random = 12345_u64;
+    // The extents exist before: preallocated, as a volume in use is.
+    for extent in 0..extents {
+        sequence += 1;
+        rig.write(key(extent as u32), 255, &fill(1), sequence).unwrap();
+    }
+    let before = rig.disk.writes;
+    let mut waiting: Vec<(u64, (u64, u64))> = Vec::new();
+    let mut done = 0;
+    while done < rounds {
+        while (waiting.len() as u64) < depth {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let place = ((random >> 33) % extents, (random >> 20) % 255);
+            if waiting.iter().any(|(_, other)| *other == place) {
+                continue;
+            }
+            sequence += 1;
+            let token = rig.send_write(key(place.0 as u32), place.1 as u8, &fill(sequence), sequence, false);
+            waiting.push((token, place));
+        }
+        // Each disk request takes as long as any other.
+        let turn = rig.sent.len();
+        for _ in 0..turn {
+            rig.complete(0);
+        }
+        rig.now = rig.now.plus(Nanos::from_micros(60));
+        if turn == 0 || rig.store.deadline().is_some_and(|due| due <= rig.now) {
+            rig.now = rig.now.max(rig.store.deadline().unwrap_or(rig.now));
+            rig.input(Input::Wake);
+        }
+        waiting.retain(|(token, _)| {
+            let replied = rig.replies.contains_key(token);
+            if replied {
+                rig.reply(*token).unwrap();
+                done += 1;
+            }
+            !replied
+        });
+    }
+    (rig.disk.writes - before) as f64 / done as f64
+}
+
+#[test]
+fn write_amplification_is_at_most_two_and_a_tenth_alone_and_a_quarter_over_one_in_company() {
+    let alone = amplification(1, 6000, 16, 64 * MIB);
+    let company = amplification(16, 30000, 16, 64 * MIB);
+    let crowd = amplification(64, 30000, 16, 64 * MIB);
+    println!("writes per write: depth 1 {alone:.3}, depth 16 {company:.3}, depth 64 {crowd:.3}");
+    assert!(alone <= 2.1, "depth 1: {alone}");
+    assert!(company <= 1.25, "depth 16: {company}");
+    assert!(crowd <= 1.25, "depth 64: {crowd}");
+}
