@@ -53,7 +53,7 @@ pub fn five_processes(place: &Place) -> Result<(Vec<Daemon>, String), BenchError
         let config = write(
             &dir.join(format!("sds{number}.toml")),
             &format!(
-                "name = \"sds{number}\"\ndirectory = {:?}\nlisten = \"127.0.0.1:{port}\"\nmdm = [\"127.0.0.1:{control}\"]\n\n\
+                "name = \"sds{number}\"\nstate_dir = {:?}\nlisten = \"127.0.0.1:{port}\"\nmdm = [\"127.0.0.1:{control}\"]\n\n\
                  [[device]]\npath = {:?}\nsize = {}\nformat = \"if-blank\"\n",
                 dir.join(format!("sds{number}")),
                 dir.join(format!("device{number}.img")),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a buffer is handed out again only when its last use has been released. Whoever holds a
 //! use may read; only a sole holder may write. A disk request holds its machine's use until its
-//! completion arrives; a frame in an [`crate::machine::Effect::Send`] carries one use, which passes to the shell
+//! completion arrives; a frame in a `Send` effect carries one use, which passes to the shell
 //! (and, when the receiver is in the same process, to the receiving machine).
 
 /// A buffer of the pool. Contiguous and 4 KiB aligned.

@@ -70,9 +70,7 @@ impl OpId {
     }
 
     fn slot(self) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
-        let slot = (self.0 & 0xff_ffff) as usize;
-        slot
+        (self.0 & 0xff_ffff) as usize
     }
 
     const fn generation(self) -> u32 {
