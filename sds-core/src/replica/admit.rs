@@ -1,0 +1,173 @@
+//! Whether a request is let in: sessions, ranges, shards, epochs, in this order.
+//!
+//! Invariants: nothing lower than what is applied here is ever served (I3); nothing higher is guessed
+//! at: it waits for the view that explains it. A request is refused for good (`Fenced`, `NoVolume`)
+//! only on knowledge at least as new as its sender's.
+//!
+//! Must not know: how requests wait or are carried out.
+
+use super::interface::DeviceSlot;
+use super::request::{Kind, Route};
+use super::view::{Standing, View};
+use crate::error::Status;
+use crate::id::{ClientId, DeviceId, MapVersion, VolumeId};
+use crate::shard::shard_of;
+use crate::store::interface::{BlockRange, ExtentKey};
+use crate::stripe::Place;
+use crate::unit::{BLOCK_BYTES, BlockIndex, EXTENT_BYTES};
+use crate::view::{SessionMode, VolumeView};
+use crate::wire::{CacheId, CacheIds, Header};
+
+/// What the check of a request comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Carry it out.
+    Serve(Route),
+    /// Answer it.
+    Refuse(Status),
+    /// A newer state must come; when it does not in time, answer `late`.
+    Park {
+        /// Version to ask the MDM for; `None` when what is missing comes by itself.
+        pull: Option<MapVersion>,
+        late: Status,
+    },
+}
+
+/// What a device of ours is up to, for the check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Serving {
+    /// It is being opened or settled.
+    NotYet,
+    /// It serves.
+    Yes {
+        /// What its acknowledgements rely on.
+        cache: CacheId,
+    },
+    /// It has failed or is closed.
+    Never,
+}
+
+/// What the check needs to know of our devices.
+pub(super) trait DeviceTable {
+    /// The slot of a device of ours.
+    fn slot_of(&self, device: DeviceId) -> Option<DeviceSlot>;
+    /// What it is up to.
+    fn serving(&self, slot: DeviceSlot) -> Serving;
+}
+
+/// Checks a request of `client`. The frame's shape ([`crate::wire::Frame::check`]) was checked before.
+pub(super) fn check(
+    kind: Kind,
+    header: &Header,
+    cache_ids: &CacheIds,
+    client: ClientId,
+    view: &View,
+    devices: &impl DeviceTable,
+) -> Verdict {
+    let volume = match check_session(kind, header, client, view) {
+        Ok(volume) => volume,
+        Err(verdict) => return verdict,
+    };
+    match kind {
+        Kind::Flush => check_flush(header, cache_ids, volume, devices),
+        Kind::Read | Kind::Write | Kind::Fragment | Kind::Zero | Kind::BlockStatus => check_place(header, volume, view, devices),
+    }
+}
+
+fn check_session<'v>(kind: Kind, header: &Header, client: ClientId, view: &'v View) -> Result<&'v VolumeView, Verdict> {
+    let sender_is_ahead = header.map_version > view.version();
+    let wait = |late| Verdict::Park { pull: Some(newer_than(view).max(header.map_version)), late };
+    let Some(volume) = view.volume(header.volume) else {
+        return Err(if sender_is_ahead || view.version() == MapVersion::default() || header.volume == VolumeId::default() {
+            if header.volume == VolumeId::default() { Verdict::Refuse(Status::NoVolume) } else { wait(Status::NotReady) }
+        } else {
+            Verdict::Refuse(Status::NoVolume)
+        });
+    };
+    let session = volume.sessions.iter().find(|session| session.client == client && session.generation == header.generation);
+    let Some(session) = session else {
+        let highest = volume.sessions.iter().map(|session| session.generation).max().unwrap_or_default();
+        // I3: below what is applied is fenced; above it is from a view that has not come.
+        return Err(if sender_is_ahead {
+            wait(Status::NotReady)
+        } else if header.generation > highest {
+            wait(Status::Fenced)
+        } else {
+            Verdict::Refuse(Status::Fenced)
+        });
+    };
+    match session.mode {
+        SessionMode::ReadOnly if kind.changes() => Err(Verdict::Refuse(Status::ReadOnly)),
+        SessionMode::ReadOnly | SessionMode::Exclusive | SessionMode::Shared => Ok(volume),
+    }
+}
+
+fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl DeviceTable) -> Verdict {
+    let sender_is_ahead = header.map_version > view.version();
+    let last = Place { extent: header.extent, offset: header.offset + (header.length - 1) };
+    // Inside one extent a later byte is a later volume byte, so the last one decides.
+    if volume.stripe.volume_offset(last).get() >= volume.size.get() {
+        return Verdict::Refuse(Status::PastEnd);
+    }
+    let shards = view.shard_count(volume.pool);
+    if shards == 0 {
+        return Verdict::Park { pull: sender_is_ahead.then_some(header.map_version), late: Status::NotReady };
+    }
+    let shard = shard_of(volume.tree, header.extent, shards);
+    if shard != header.shard {
+        return Verdict::Refuse(Status::Invalid);
+    }
+    let (epoch, slot) = match view.standing(volume.pool, shard, |device| devices.slot_of(device).is_some()) {
+        Standing::Unknown => return Verdict::Refuse(Status::Invalid),
+        Standing::Elsewhere { epoch } | Standing::Former { epoch } if header.epoch < epoch => return Verdict::Refuse(Status::MapStale),
+        Standing::Elsewhere { epoch } if header.epoch == epoch => return Verdict::Refuse(Status::Invalid),
+        Standing::Elsewhere { .. } => {
+            return Verdict::Park { pull: Some(newer_than(view).max(header.map_version)), late: Status::NotReady };
+        }
+        Standing::Former { .. } => return Verdict::Park { pull: None, late: Status::NotReady },
+        Standing::Here { epoch, slot } => (epoch, slot),
+    };
+    if header.epoch < epoch {
+        return Verdict::Refuse(Status::MapStale);
+    }
+    if header.epoch > epoch {
+        return Verdict::Park { pull: Some(newer_than(view).max(header.map_version)), late: Status::NotReady };
+    }
+    match devices.serving(slot) {
+        Serving::NotYet => return Verdict::Park { pull: None, late: Status::NotReady },
+        Serving::Never => return Verdict::Refuse(Status::DeviceFailed),
+        Serving::Yes { .. } => {}
+    }
+    let key = ExtentKey { tree: volume.tree, extent: header.extent, layer: header.layer };
+    Verdict::Serve(Route { slot, key, range: blocks_around(header.offset, header.length), pool: volume.pool, epoch })
+}
+
+fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, devices: &impl DeviceTable) -> Verdict {
+    let Some(slot) = devices.slot_of(header.device) else {
+        // Not ours at any version we know; a registration may be on its way.
+        return Verdict::Park { pull: None, late: Status::NotReady };
+    };
+    let cache = match devices.serving(slot) {
+        Serving::NotYet => return Verdict::Park { pull: None, late: Status::NotReady },
+        Serving::Never => return Verdict::Refuse(Status::DeviceFailed),
+        Serving::Yes { cache } => cache,
+    };
+    let relied_on = relied_on.as_slice();
+    if !relied_on.is_empty() && !relied_on.contains(&cache) {
+        return Verdict::Refuse(Status::FlushLost);
+    }
+    let range = BlockRange { first: BlockIndex::ZERO, count: 1 };
+    Verdict::Serve(Route { slot, key: ExtentKey::default(), range, pool: volume.pool, epoch: header.epoch })
+}
+
+fn newer_than(view: &View) -> MapVersion {
+    MapVersion::new(view.version().get().saturating_add(1))
+}
+
+/// The whole blocks that a range of an extent touches.
+fn blocks_around(offset: u32, length: u32) -> BlockRange {
+    assert!(length > 0 && offset.checked_add(length).is_some_and(|end| end <= EXTENT_BYTES), "the frame's shape was checked");
+    let (first, last) = (offset / BLOCK_BYTES, (offset + length - 1) / BLOCK_BYTES);
+    #[expect(clippy::cast_possible_truncation, reason = "an extent has 256 blocks")]
+    BlockRange { first: BlockIndex::new(first as u8), count: (last - first + 1) as u16 }
+}

@@ -1,0 +1,236 @@
+//! Links and who is at their other end.
+//!
+//! A link must say hello within [`HELLO_WAIT`]; its client must be known by id and ticket; and of one
+//! client's links only the one with the highest connection number lives (I10): a higher number closes
+//! the lower link at once, but is answered only when everything the closed one had in the store is
+//! resolved. A client sends nothing between its hello and the answer.
+//!
+//! Must not know: what requests do.
+
+use super::interface::{Effect, Event};
+use crate::collections::Map;
+use crate::error::Status;
+use crate::id::{ClientId, ConnectionNumber, MapVersion};
+use crate::machine::{LinkId, Outbox};
+use crate::unit::Nanos;
+use crate::wire::{Frame, Header, Hello, Opcode};
+use std::collections::VecDeque;
+
+/// How long a new link may take to say hello.
+pub(super) const HELLO_WAIT: Nanos = Nanos::from_millis(10_000);
+
+/// How far a link has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkState {
+    /// Has said nothing yet.
+    New,
+    /// Said hello; the view does not know its client (yet).
+    Asking { hello: Hello, header: Header },
+    /// Let in; requests of the client's former link are still in the store.
+    Waiting { client: ClientId, header: Header },
+    /// Let in and told so.
+    Serving { client: ClientId, connection: ConnectionNumber },
+}
+
+/// A link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    pub(super) state: LinkState,
+    /// When it is dropped (`New`) or answered (`Asking`) at the latest.
+    deadline: Nanos,
+    /// Requests accepted and not answered.
+    pub(super) outstanding: usize,
+}
+
+/// What is remembered of a client that has been let in.
+#[derive(Clone, Copy, Debug, Default)]
+struct Client {
+    highest: ConnectionNumber,
+    link: Option<LinkId>,
+    /// Requests of closed links that are still in the store.
+    unresolved: usize,
+}
+
+/// What letting a client in came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Its number is not above `highest`.
+    TooLow { highest: ConnectionNumber },
+    /// It is the client's link now; `former` was, and is to be closed.
+    In { former: Option<LinkId> },
+}
+
+/// All links and clients.
+#[derive(Debug)]
+pub(super) struct Links {
+    links: Map<LinkId, Link>,
+    clients: Map<ClientId, Client>,
+    /// Deadlines of links in `New`, then in `Asking`, each in order; entries may be outdated.
+    hello_due: VecDeque<(Nanos, LinkId)>,
+    answer_due: VecDeque<(Nanos, LinkId)>,
+    links_max: usize,
+}
+
+impl Links {
+    pub(super) fn new(links_max: usize) -> Self {
+        Self {
+            links: Map::default(),
+            clients: Map::default(),
+            hello_due: VecDeque::new(),
+            answer_due: VecDeque::new(),
+            links_max,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// A party connected; `false` when there are too many.
+    pub(super) fn add(&mut self, link: LinkId, now: Nanos) -> bool {
+        if self.links.len() >= self.links_max {
+            return false;
+        }
+        let deadline = now.plus(HELLO_WAIT);
+        self.links.insert(link, Link { state: LinkState::New, deadline, outstanding: 0 });
+        self.hello_due.push_back((deadline, link));
+        true
+    }
+
+    pub(super) fn get(&self, link: LinkId) -> Option<&Link> {
+        self.links.get(&link)
+    }
+
+    pub(super) fn get_mut(&mut self, link: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(&link)
+    }
+
+    /// Forgets a link. Its requests are the caller's to look after.
+    pub(super) fn remove(&mut self, link: LinkId) -> Option<Link> {
+        let gone = self.links.remove(&link)?;
+        match gone.state {
+            LinkState::New | LinkState::Asking { .. } => {}
+            LinkState::Waiting { client, .. } | LinkState::Serving { client, .. } => {
+                if let Some(client) = self.clients.get_mut(&client)
+                    && client.link == Some(link)
+                {
+                    client.link = None;
+                }
+            }
+        }
+        Some(gone)
+    }
+
+    /// Keeps a hello until its client is known.
+    pub(super) fn ask(&mut self, link: LinkId, hello: Hello, header: Header, deadline: Nanos) {
+        if let Some(kept) = self.links.get_mut(&link) {
+            kept.state = LinkState::Asking { hello, header };
+            kept.deadline = deadline;
+            self.answer_due.push_back((deadline, link));
+        }
+    }
+
+    /// The links that wait for their client to become known.
+    pub(super) fn asking(&self) -> Vec<(LinkId, Hello, Header)> {
+        let mut asking: Vec<_> = self
+            .links
+            .iter()
+            .filter_map(|(id, link)| match link.state {
+                LinkState::Asking { hello, header } => Some((*id, hello, header)),
+                LinkState::New | LinkState::Waiting { .. } | LinkState::Serving { .. } => None,
+            })
+            .collect();
+        asking.sort_unstable_by_key(|(id, ..)| *id);
+        asking
+    }
+
+    /// Lets a known client in over a link, if its connection number is higher than all before (I10).
+    pub(super) fn enter(&mut self, link: LinkId, client: ClientId, header: Header) -> Entry {
+        let known = self.clients.entry(client).or_default();
+        if header.connection <= known.highest {
+            return Entry::TooLow { highest: known.highest };
+        }
+        known.highest = header.connection;
+        let former = known.link.replace(link);
+        if let Some(entered) = self.links.get_mut(&link) {
+            entered.state = LinkState::Waiting { client, header };
+        }
+        Entry::In { former }
+    }
+
+    /// The link of a client that waits and may be served now: nothing of the client is unresolved.
+    pub(super) fn ready(&mut self, client: ClientId) -> Option<(LinkId, Header)> {
+        let known = self.clients.get(&client)?;
+        if known.unresolved > 0 {
+            return None;
+        }
+        let id = known.link?;
+        let link = self.links.get_mut(&id)?;
+        match link.state {
+            LinkState::Waiting { client, header } => {
+                link.state = LinkState::Serving { client, connection: header.connection };
+                Some((id, header))
+            }
+            LinkState::New | LinkState::Asking { .. } | LinkState::Serving { .. } => None,
+        }
+    }
+
+    /// A request in the store has lost its link.
+    pub(super) fn orphaned(&mut self, client: ClientId) {
+        self.clients.entry(client).or_default().unresolved += 1;
+    }
+
+    /// Such a request is resolved.
+    pub(super) fn resolved(&mut self, client: ClientId) {
+        let Some(known) = self.clients.get_mut(&client) else { unreachable!("a client with unresolved requests is remembered") };
+        assert!(known.unresolved > 0, "I10: resolved once for each orphaned request");
+        known.unresolved -= 1;
+    }
+
+    /// Forgets clients that nothing remembers: no session, no link, nothing unresolved.
+    pub(super) fn forget_clients(&mut self, has_session: impl Fn(ClientId) -> bool) {
+        self.clients.retain(|id, client| client.link.is_some() || client.unresolved > 0 || has_session(*id));
+    }
+
+    /// A link whose time to say hello, or to be answered, is over.
+    pub(super) fn overdue(&mut self, now: Nanos) -> Option<(LinkId, LinkState)> {
+        for queue in [&mut self.hello_due, &mut self.answer_due] {
+            while let Some((due, id)) = queue.front().copied() {
+                if due > now {
+                    break;
+                }
+                queue.pop_front();
+                let Some(link) = self.links.get(&id) else { continue };
+                match link.state {
+                    LinkState::New | LinkState::Asking { .. } if link.deadline <= now => return Some((id, link.state)),
+                    LinkState::New | LinkState::Asking { .. } | LinkState::Waiting { .. } | LinkState::Serving { .. } => {}
+                }
+            }
+        }
+        None
+    }
+
+    /// When [`Self::overdue`] may have something; early for links that have moved on.
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        let hello = self.hello_due.front().map(|(due, _)| *due);
+        let answer = self.answer_due.front().map(|(due, _)| *due);
+        [hello, answer].into_iter().flatten().min()
+    }
+}
+
+/// The answer to a hello.
+pub(super) fn hello_reply(request: &Header, status: Status, connection: ConnectionNumber, version: MapVersion, agreed: Option<u8>) -> Frame {
+    let mut header = Header::new(Opcode::HelloReply);
+    header.connection = connection;
+    header.request = request.request;
+    header.status = status;
+    header.map_version = version;
+    header.length = agreed.map_or(u32::from(crate::wire::PROTOCOL_VERSION), u32::from);
+    Frame::bare(header)
+}
+
+/// Tells that a link is dropped and why.
+pub(super) fn refuse(link: LinkId, reason: &'static str, out: &mut Outbox<Effect>) {
+    out.push(Effect::Close { link });
+    out.push(Effect::Event(Event::LinkRefused { link, reason }));
+}

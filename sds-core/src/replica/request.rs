@@ -1,0 +1,135 @@
+//! A client's request from acceptance to answer.
+//!
+//! Stages: `Parked` (a newer view must come) → `NeedsBuffer` → `NeedsLock` → `Queued` (the store takes
+//! no more, or no sequence is reserved) → `InStore`, twice for a fragment. A request that has never been
+//! in the store can be dropped without trace; one that is there must be seen to its end (I10).
+//!
+//! Invariant: a request owns the buffers named in it, and gives each back exactly once.
+
+use super::interface::DeviceSlot;
+use super::locks::LockId;
+use crate::buffer::{BufferId, Span};
+use crate::checksum::ChecksumList;
+use crate::id::{ClientId, PoolId, Version};
+use crate::machine::LinkId;
+use crate::store::interface::{BlockRange, ExtentKey};
+use crate::unit::Nanos;
+use crate::wire::{CacheIds, Header, Opcode};
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Read,
+    Write,
+    Fragment,
+    Zero,
+    Flush,
+    BlockStatus,
+}
+
+impl Kind {
+    /// Of a request's opcode; `None` of an answer's or a hello's.
+    pub(super) const fn of(opcode: Opcode) -> Option<Self> {
+        match opcode {
+            Opcode::Read => Some(Self::Read),
+            Opcode::Write => Some(Self::Write),
+            Opcode::WriteFragment => Some(Self::Fragment),
+            Opcode::Zero => Some(Self::Zero),
+            Opcode::Flush => Some(Self::Flush),
+            Opcode::BlockStatus => Some(Self::BlockStatus),
+            Opcode::Hello
+            | Opcode::HelloReply
+            | Opcode::ReadReply
+            | Opcode::WriteReply
+            | Opcode::FlushReply
+            | Opcode::BlockStatusReply => None,
+        }
+    }
+
+    /// Opcode of its answer.
+    pub(super) const fn answer(self) -> Opcode {
+        match self {
+            Self::Read => Opcode::ReadReply,
+            Self::Write | Self::Fragment | Self::Zero => Opcode::WriteReply,
+            Self::Flush => Opcode::FlushReply,
+            Self::BlockStatus => Opcode::BlockStatusReply,
+        }
+    }
+
+    /// Whether it changes blocks.
+    pub(super) const fn changes(self) -> bool {
+        match self {
+            Self::Write | Self::Fragment | Self::Zero => true,
+            Self::Read | Self::Flush | Self::BlockStatus => false,
+        }
+    }
+}
+
+/// Where a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Just taken in, or about to be checked again.
+    New,
+    /// Waits for a newer view until `deadline`.
+    Parked { deadline: Nanos },
+    /// Waits for a buffer. Holds no lock: a lock is only held by those that have all their buffers.
+    NeedsBuffer,
+    /// Waits in line for its blocks.
+    NeedsLock,
+    /// Has its blocks; waits for the store to take more, or for a sequence.
+    Queued,
+    /// The store has it.
+    InStore,
+}
+
+/// A checked request's place in the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) slot: DeviceSlot,
+    /// For a flush, that of the default extent.
+    pub(super) key: ExtentKey,
+    /// Blocks touched, whole ones around a fragment; for a flush, meaningless.
+    pub(super) range: BlockRange,
+    pub(super) pool: PoolId,
+    /// Epoch it was accepted at (I2).
+    pub(super) epoch: crate::id::Epoch,
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub(super) kind: Kind,
+    pub(super) header: Header,
+    pub(super) cache_ids: CacheIds,
+    pub(super) client: ClientId,
+    /// Where the answer goes; `None` once the link is gone.
+    pub(super) link: Option<LinkId>,
+    pub(super) stage: Stage,
+    pub(super) route: Option<Route>,
+    pub(super) lock: Option<LockId>,
+    /// What came with it.
+    pub(super) payload: Option<(Span, ChecksumList)>,
+    /// Its bytes were compared with their checksums.
+    pub(super) verified: bool,
+    /// Room for what is read, or for a fragment's merged block.
+    pub(super) room: Option<Room>,
+    /// A fragment's block is merged, this is its checksum.
+    pub(super) merged: Option<ChecksumList>,
+    /// Given to it when it went to the store.
+    pub(super) version: Option<Version>,
+}
+
+/// A buffer of a request's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) buffer: BufferId,
+    pub(super) len: u32,
+    /// Taken from the reserve that keeps fragments going when clients hold all client buffers.
+    pub(super) from_reserve: bool,
+}
+
+impl Room {
+    pub(super) const fn span(self) -> Span {
+        Span::whole(self.buffer, self.len)
+    }
+}

@@ -1,0 +1,176 @@
+//! The newest view applied: volumes with their sessions, pools with their shard maps, and which shards
+//! this node serves from which device.
+//!
+//! Invariants: the version only rises; a shard's epoch only rises (I1); a shard is served only where
+//! its primary is one of our devices in our present incarnation (I6); a shard's sequences are never
+//! given out twice in a process life.
+//!
+//! Must not know: links, requests, stores.
+
+use super::interface::{DeviceSlot, Event};
+use crate::collections::Map;
+use crate::id::{ClientId, DeviceId, Epoch, Incarnation, MapVersion, PoolId, ShardId, ShardSequence, Ticket, TreeId, VolumeId};
+use crate::map::{Member, ShardEntry, ShardMap};
+use crate::view::{ViewUpdate, VolumeView};
+
+/// A shard as this node has it.
+#[derive(Clone, Copy, Debug, Default)]
+struct LocalShard {
+    /// Device that serves it; `None` when it is not ours.
+    slot: Option<DeviceSlot>,
+    /// Next sequence to give out, if it is ours.
+    next: ShardSequence,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    map: ShardMap,
+    local: Vec<LocalShard>,
+}
+
+/// How a shard stands here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// No such pool or shard in this view.
+    Unknown,
+    /// Somebody else is its primary.
+    Elsewhere {
+        /// At this epoch.
+        epoch: Epoch,
+    },
+    /// Our device is its primary, but in a former process life: a newer configuration is on its way.
+    Former {
+        /// At this epoch.
+        epoch: Epoch,
+    },
+    /// Served here.
+    Here {
+        /// At this epoch.
+        epoch: Epoch,
+        /// From this device.
+        slot: DeviceSlot,
+    },
+}
+
+/// The view.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    version: MapVersion,
+    volumes: Map<VolumeId, VolumeView>,
+    pools: Map<PoolId, Pool>,
+}
+
+impl View {
+    /// Version applied; 0 before the first.
+    pub(super) const fn version(&self) -> MapVersion {
+        self.version
+    }
+
+    /// A volume.
+    pub(super) fn volume(&self, id: VolumeId) -> Option<&VolumeView> {
+        self.volumes.get(&id)
+    }
+
+    /// A volume that owns a tree.
+    pub(super) fn volume_of_tree(&self, tree: TreeId) -> Option<&VolumeView> {
+        self.volumes.values().find(|volume| volume.tree == tree)
+    }
+
+    /// Whether any session knows this client by this ticket.
+    pub(super) fn knows(&self, client: ClientId, ticket: Ticket) -> bool {
+        self.volumes.values().flat_map(|volume| &volume.sessions).any(|session| session.client == client && session.ticket == ticket)
+    }
+
+    /// Whether a client has any session.
+    pub(super) fn has_session(&self, client: ClientId) -> bool {
+        self.volumes.values().flat_map(|volume| &volume.sessions).any(|session| session.client == client)
+    }
+
+    /// Shards of a pool; 0 while they are not placed or the pool is not known.
+    pub(super) fn shard_count(&self, pool: PoolId) -> u32 {
+        self.pools.get(&pool).map_or(0, |pool| pool.map.shard_count())
+    }
+
+    /// How a shard stands here.
+    pub(super) fn standing(&self, pool: PoolId, shard: ShardId, ours: impl Fn(DeviceId) -> bool) -> Standing {
+        let Some(pool) = self.pools.get(&pool) else { return Standing::Unknown };
+        let Some(entry) = pool.map.entry(shard) else { return Standing::Unknown };
+        let epoch = entry.epoch;
+        match pool.local.get(shard.get() as usize).and_then(|local| local.slot) {
+            Some(slot) => Standing::Here { epoch, slot },
+            None if entry.in_sync.primary().is_some_and(|primary| ours(primary.device)) => Standing::Former { epoch },
+            None => Standing::Elsewhere { epoch },
+        }
+    }
+
+    /// Gives out a shard's next sequence if it is below `ceiling`.
+    ///
+    /// # Errors
+    /// The sequence it would have been, which needs a higher ceiling.
+    pub(super) fn take_sequence(&mut self, pool: PoolId, shard: ShardId, ceiling: ShardSequence) -> Result<ShardSequence, ShardSequence> {
+        let local = self.pools.get_mut(&pool).and_then(|pool| pool.local.get_mut(shard.get() as usize));
+        let Some(local) = local else { unreachable!("a request is routed to a known shard, and shards do not vanish") };
+        let sequence = local.next;
+        if sequence >= ceiling {
+            return Err(sequence);
+        }
+        local.next = ShardSequence::new(sequence.get() + 1);
+        Ok(sequence)
+    }
+
+    /// The highest sequence that a shard of this device will give out next.
+    pub(super) fn highest_next(&self, slot: DeviceSlot) -> ShardSequence {
+        let local = self.pools.values().flat_map(|pool| &pool.local);
+        local.filter(|local| local.slot == Some(slot)).map(|local| local.next).max().unwrap_or_default()
+    }
+
+    /// Takes in an update; `false` when it is not newer than what is applied.
+    pub(super) fn apply(&mut self, update: &ViewUpdate, mut tell: impl FnMut(Event)) -> bool {
+        if update.version <= self.version {
+            return false;
+        }
+        self.version = update.version;
+        for map in &update.pools {
+            self.pools.entry(map.pool).or_default().replace(map, &mut tell);
+        }
+        if let Some(volumes) = &update.volumes {
+            self.volumes.clear();
+            self.volumes.extend(volumes.iter().map(|volume| (volume.id, volume.clone())));
+        }
+        true
+    }
+
+    /// Works out anew which shards are served here. `slot_of` names our device that is this member now.
+    pub(super) fn localize(&mut self, slot_of: impl Fn(Member) -> Option<DeviceSlot>) {
+        for pool in self.pools.values_mut() {
+            for (entry, local) in pool.map.shards.iter().zip(&mut pool.local) {
+                local.slot = entry.in_sync.primary().and_then(&slot_of);
+                // A new epoch names its first sequence; ours may have run ahead of it already.
+                local.next = local.next.max(entry.first_sequence);
+            }
+        }
+    }
+}
+
+impl Pool {
+    fn replace(&mut self, map: &ShardMap, tell: &mut impl FnMut(Event)) {
+        let known: &[ShardEntry] = &self.map.shards;
+        let mut shards = map.shards.clone();
+        // Number of shards never changes once placed; a shorter list leaves the rest as they were.
+        shards.extend(known.iter().skip(shards.len()));
+        for (index, (new, old)) in shards.iter_mut().zip(known).enumerate() {
+            if new.epoch < old.epoch {
+                let shard = ShardId::new(u32::try_from(index).unwrap_or(u32::MAX));
+                tell(Event::EpochRefused { pool: map.pool, shard, ours: old.epoch, offered: new.epoch });
+                *new = *old;
+            }
+        }
+        self.local.resize(shards.len(), LocalShard::default());
+        self.map = ShardMap { pool: map.pool, shards };
+    }
+}
+
+/// Whether a member is this device in this life (I6).
+pub(super) fn is_member(member: Member, device: DeviceId, incarnation: Incarnation) -> bool {
+    member.device == device && member.incarnation == incarnation
+}
