@@ -78,11 +78,8 @@ fn check_session<'v>(kind: Kind, header: &Header, client: ClientId, view: &'v Vi
     let sender_is_ahead = header.map_version > view.version();
     let wait = |late| Verdict::Park { pull: Some(newer_than(view).max(header.map_version)), late };
     let Some(volume) = view.volume(header.volume) else {
-        return Err(if sender_is_ahead || view.version() == MapVersion::default() || header.volume == VolumeId::default() {
-            if header.volume == VolumeId::default() { Verdict::Refuse(Status::NoVolume) } else { wait(Status::NotReady) }
-        } else {
-            Verdict::Refuse(Status::NoVolume)
-        });
+        let may_come = header.volume != VolumeId::default() && (sender_is_ahead || view.version() == MapVersion::default());
+        return Err(if may_come { wait(Status::NotReady) } else { Verdict::Refuse(Status::NoVolume) });
     };
     let session = volume.sessions.iter().find(|session| session.client == client && session.generation == header.generation);
     let Some(session) = session else {
@@ -139,7 +136,7 @@ fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl
         Serving::Yes { .. } => {}
     }
     let key = ExtentKey { tree: volume.tree, extent: header.extent, layer: header.layer };
-    Verdict::Serve(Route { slot, key, range: blocks_around(header.offset, header.length), pool: volume.pool, epoch })
+    Verdict::Serve(Route { slot, key, range: blocks_around(header.offset, header.length), pool: volume.pool, shard, epoch })
 }
 
 fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, devices: &impl DeviceTable) -> Verdict {
@@ -157,7 +154,7 @@ fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, devic
         return Verdict::Refuse(Status::FlushLost);
     }
     let range = BlockRange { first: BlockIndex::ZERO, count: 1 };
-    Verdict::Serve(Route { slot, key: ExtentKey::default(), range, pool: volume.pool, epoch: header.epoch })
+    Verdict::Serve(Route { slot, key: ExtentKey::default(), range, pool: volume.pool, shard: header.shard, epoch: header.epoch })
 }
 
 fn newer_than(view: &View) -> MapVersion {

@@ -13,7 +13,7 @@ use crate::error::Status;
 use crate::id::{ClientId, ConnectionNumber, MapVersion};
 use crate::machine::{LinkId, Outbox};
 use crate::unit::Nanos;
-use crate::wire::{Frame, Header, Hello, Opcode};
+use crate::wire::{Frame, Header, Hello, Opcode, PROTOCOL_VERSION};
 use std::collections::VecDeque;
 
 /// How long a new link may take to say hello.
@@ -65,7 +65,8 @@ pub(super) enum Entry {
 pub(super) struct Links {
     links: Map<LinkId, Link>,
     clients: Map<ClientId, Client>,
-    /// Deadlines of links in `New`, then in `Asking`, each in order; entries may be outdated.
+    /// Deadlines of links that came, and of hellos that were kept, each in order; outdated once a
+    /// link has moved on, gone with the link.
     hello_due: VecDeque<(Nanos, LinkId)>,
     answer_due: VecDeque<(Nanos, LinkId)>,
     links_max: usize,
@@ -73,13 +74,7 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn new(links_max: usize) -> Self {
-        Self {
-            links: Map::default(),
-            clients: Map::default(),
-            hello_due: VecDeque::new(),
-            answer_due: VecDeque::new(),
-            links_max,
-        }
+        Self { links: Map::default(), clients: Map::default(), hello_due: VecDeque::new(), answer_due: VecDeque::new(), links_max }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -108,6 +103,8 @@ impl Links {
     /// Forgets a link. Its requests are the caller's to look after.
     pub(super) fn remove(&mut self, link: LinkId) -> Option<Link> {
         let gone = self.links.remove(&link)?;
+        self.hello_due.retain(|(_, due)| *due != link);
+        self.answer_due.retain(|(_, due)| *due != link);
         match gone.state {
             LinkState::New | LinkState::Asking { .. } => {}
             LinkState::Waiting { client, .. } | LinkState::Serving { client, .. } => {
@@ -219,13 +216,13 @@ impl Links {
 }
 
 /// The answer to a hello.
-pub(super) fn hello_reply(request: &Header, status: Status, connection: ConnectionNumber, version: MapVersion, agreed: Option<u8>) -> Frame {
+pub(super) fn hello_reply(request: &Header, status: Status, connection: ConnectionNumber, version: MapVersion) -> Frame {
     let mut header = Header::new(Opcode::HelloReply);
     header.connection = connection;
     header.request = request.request;
     header.status = status;
     header.map_version = version;
-    header.length = agreed.map_or(u32::from(crate::wire::PROTOCOL_VERSION), u32::from);
+    header.length = u32::from(PROTOCOL_VERSION);
     Frame::bare(header)
 }
 

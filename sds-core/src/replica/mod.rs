@@ -1,47 +1,199 @@
 //! One storage node: shard table, sessions, range locks; drives one [`crate::store`] a device.
+//!
+//! This file only dispatches: an input is taken in, then whatever became possible by it (replies of
+//! stores, granted locks, freed buffers, deadlines) is carried on until nothing is left to do.
+//!
+//! A request's way: [`intake`] (link, bounds) → [`admit`] (session, range, shard, epoch) → [`path`]
+//! (room, lock, sequence, store) → [`answer`]. The node's own errands: [`control`] (views,
+//! registration, devices), [`trees`] (deleted volumes), [`stop`].
+//!
+//! Must not know: sockets, disks, who stores the bytes.
 
+mod admit;
+mod answer;
+mod control;
+mod devices;
+mod intake;
 pub mod interface;
+mod links;
+mod locks;
+mod path;
+mod request;
 pub mod status;
+mod stop;
+mod trees;
+mod view;
 
 use crate::buffer::Buffers;
+use crate::collections::{OpId, SlotTable};
+use crate::id::{Incarnation, MapVersion, SystemId, TreeId};
 use crate::machine::Outbox;
 use crate::unit::Nanos;
+use devices::Devices;
 use interface::{Effect, Input, ReplicaOptions};
+use links::Links;
+use locks::RangeLocks;
+use request::{Request, Stage};
 pub use status::{DeviceStatus, NodeStatus};
+use std::collections::VecDeque;
+use view::View;
+
+/// What a step brings along.
+#[derive(Debug)]
+struct Turn<'a, B> {
+    now: Nanos,
+    buffers: &'a mut B,
+    out: &'a mut Outbox<Effect>,
+}
+
+/// What the MDM calls this node.
+#[derive(Clone, Copy, Debug)]
+struct Identity {
+    system: SystemId,
+    incarnation: Incarnation,
+}
+
+/// The life of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It serves.
+    Running,
+    /// New requests are refused, accepted ones finished, errands ended.
+    Draining,
+    /// Stores are closing.
+    Closing,
+    /// All said.
+    Stopped,
+}
 
 /// A storage node.
 #[derive(Debug)]
 pub struct Replica {
     options: ReplicaOptions,
+    now: Nanos,
+    phase: Phase,
+    identity: Option<Identity>,
+    view: View,
+    devices: Devices,
+    links: Links,
+    requests: SlotTable<Request>,
+    locks: RangeLocks,
+    /// Requests that wait for a newer view, by deadline; entries of dropped requests may be among them.
+    parked: VecDeque<OpId>,
+    /// Requests that wait for room for what they read.
+    readers_without_room: VecDeque<OpId>,
+    /// Fragments that wait for room to be merged in.
+    fragments_without_room: VecDeque<OpId>,
+    /// Whether a fragment has the one buffer of the reserve.
+    reserve_taken: bool,
+    /// Trees of deleted volumes, to be freed here.
+    deleted: Vec<TreeId>,
+    /// Whether some device may still hold extents of them.
+    trees_pending: bool,
+    /// The last version asked for, and when.
+    pulled: Option<(MapVersion, Nanos)>,
+    /// Memory for lists of requests.
+    scratch: Vec<OpId>,
 }
 
 impl Replica {
     /// A node without devices.
     #[must_use]
     pub fn new(options: ReplicaOptions) -> Self {
-        Self { options }
+        let requests_max = options.requests_max.max(2);
+        Self {
+            now: Nanos::ZERO,
+            phase: Phase::Running,
+            identity: None,
+            view: View::default(),
+            devices: Devices::new(requests_max),
+            links: Links::new(options.links_max),
+            requests: SlotTable::with_capacity(requests_max),
+            locks: RangeLocks::with_capacity(requests_max),
+            parked: VecDeque::with_capacity(requests_max),
+            readers_without_room: VecDeque::with_capacity(requests_max),
+            fragments_without_room: VecDeque::with_capacity(requests_max),
+            reserve_taken: false,
+            deleted: Vec::new(),
+            trees_pending: false,
+            pulled: None,
+            scratch: Vec::with_capacity(requests_max),
+            options,
+        }
     }
 
     /// The one entry; see [`crate::machine`].
     pub fn step(&mut self, now: Nanos, input: Input<'_>, buffers: &mut impl Buffers, out: &mut Outbox<Effect>) {
-        let _ = (now, input, buffers, out, &self.options);
+        self.now = self.now.max(now);
+        let mut turn = Turn { now: self.now, buffers, out };
+        let turn = &mut turn;
+        match input {
+            Input::AddDevice { slot, options } => self.devices.add(slot, options, turn),
+            Input::Registered { system, sds: _, incarnation, devices } => {
+                self.take_registration(Identity { system, incarnation }, devices, turn);
+            }
+            Input::View(update) => self.take_view(update, turn),
+            Input::Linked { link } => self.take_link(link, turn),
+            Input::Unlinked { link } => self.lose_link(link, turn),
+            Input::Frame { link, frame } => self.take_frame(link, frame, turn),
+            Input::Disk { slot, op, result } => self.devices.disk(slot, op, result, turn),
+            Input::Wake => self.devices.wake(turn),
+            Input::Stop => self.begin_stop(turn),
+        }
+        self.carry_on(turn);
     }
 
     /// When [`Input::Wake`] is due at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Nanos> {
-        None
+        let parked = self.parked.front().and_then(|op| self.requests.get(*op)).and_then(|request| match request.stage {
+            Stage::Parked { deadline } => Some(deadline),
+            Stage::New | Stage::NeedsRoom | Stage::NeedsLock | Stage::Queued | Stage::InStore => None,
+        });
+        [self.devices.deadline(), self.links.deadline(), parked].into_iter().flatten().min()
     }
 
     /// The devices, by slot. Allocates: for heartbeats and registration, not for I/O.
     #[must_use]
     pub fn devices(&self) -> Vec<DeviceStatus> {
-        Vec::new()
+        self.devices.iter().map(devices::Device::status).collect()
     }
 
     /// The node.
     #[must_use]
     pub fn status(&self) -> NodeStatus {
-        NodeStatus::default()
+        NodeStatus {
+            version: self.view.version(),
+            links: self.links.len(),
+            requests: self.requests.len(),
+            parked: self.parked.len(),
+            oldest_disk_request: self.devices.oldest_disk_request(self.now),
+        }
+    }
+
+    /// Does what has become possible, until nothing is left.
+    fn carry_on(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+        self.give_room(turn);
+        self.expire(turn);
+        loop {
+            if let Some(saying) = self.devices.next() {
+                self.take_saying(saying, turn);
+            } else if let Some(op) = self.locks.next_granted() {
+                self.resume(op, Stage::NeedsLock, turn);
+            } else if !self.continue_trees(turn) && !self.continue_stop(turn) {
+                break;
+            }
+        }
+        self.give_room(turn);
+        while self.parked.front().is_some_and(|op| !self.is_parked(*op)) {
+            self.parked.pop_front();
+        }
+    }
+
+    fn is_parked(&self, op: OpId) -> bool {
+        self.requests.get(op).is_some_and(|request| matches!(request.stage, Stage::Parked { .. }))
     }
 }
+
+#[cfg(test)]
+mod tests;

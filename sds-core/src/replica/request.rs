@@ -1,6 +1,6 @@
 //! A client's request from acceptance to answer.
 //!
-//! Stages: `Parked` (a newer view must come) → `NeedsBuffer` → `NeedsLock` → `Queued` (the store takes
+//! Stages: `Parked` (a newer view must come) → `NeedsRoom` → `NeedsLock` → `Queued` (the store takes
 //! no more, or no sequence is reserved) → `InStore`, twice for a fragment. A request that has never been
 //! in the store can be dropped without trace; one that is there must be seen to its end (I10).
 //!
@@ -10,7 +10,7 @@ use super::interface::DeviceSlot;
 use super::locks::LockId;
 use crate::buffer::{BufferId, Span};
 use crate::checksum::ChecksumList;
-use crate::id::{ClientId, PoolId, Version};
+use crate::id::{ClientId, Epoch, PoolId, ShardId, Version};
 use crate::machine::LinkId;
 use crate::store::interface::{BlockRange, ExtentKey};
 use crate::unit::Nanos;
@@ -37,12 +37,9 @@ impl Kind {
             Opcode::Zero => Some(Self::Zero),
             Opcode::Flush => Some(Self::Flush),
             Opcode::BlockStatus => Some(Self::BlockStatus),
-            Opcode::Hello
-            | Opcode::HelloReply
-            | Opcode::ReadReply
-            | Opcode::WriteReply
-            | Opcode::FlushReply
-            | Opcode::BlockStatusReply => None,
+            Opcode::Hello | Opcode::HelloReply | Opcode::ReadReply | Opcode::WriteReply | Opcode::FlushReply | Opcode::BlockStatusReply => {
+                None
+            }
         }
     }
 
@@ -73,7 +70,7 @@ pub(super) enum Stage {
     /// Waits for a newer view until `deadline`.
     Parked { deadline: Nanos },
     /// Waits for a buffer. Holds no lock: a lock is only held by those that have all their buffers.
-    NeedsBuffer,
+    NeedsRoom,
     /// Waits in line for its blocks.
     NeedsLock,
     /// Has its blocks; waits for the store to take more, or for a sequence.
@@ -91,8 +88,9 @@ pub(super) struct Route {
     /// Blocks touched, whole ones around a fragment; for a flush, meaningless.
     pub(super) range: BlockRange,
     pub(super) pool: PoolId,
+    pub(super) shard: ShardId,
     /// Epoch it was accepted at (I2).
-    pub(super) epoch: crate::id::Epoch,
+    pub(super) epoch: Epoch,
 }
 
 /// A request.

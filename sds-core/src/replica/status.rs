@@ -47,8 +47,6 @@ pub struct NodeStatus {
     pub requests: usize,
     /// Of these, requests that wait for a newer view.
     pub parked: usize,
-    /// Disk requests in flight.
-    pub disk_requests: usize,
-    /// When the oldest disk request in flight was made.
-    pub oldest_disk_request: Option<Nanos>,
+    /// Age of the oldest disk request in flight at the last step; zero when there is none.
+    pub oldest_disk_request: Nanos,
 }

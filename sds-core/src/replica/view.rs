@@ -103,6 +103,11 @@ impl View {
         }
     }
 
+    /// A shard's epoch; 0 when the shard is not known.
+    pub(super) fn epoch(&self, pool: PoolId, shard: ShardId) -> Epoch {
+        self.pools.get(&pool).and_then(|pool| pool.map.entry(shard)).map(|entry| entry.epoch).unwrap_or_default()
+    }
+
     /// Gives out a shard's next sequence if it is below `ceiling`.
     ///
     /// # Errors
@@ -118,10 +123,10 @@ impl View {
         Ok(sequence)
     }
 
-    /// The highest sequence that a shard of this device will give out next.
-    pub(super) fn highest_next(&self, slot: DeviceSlot) -> ShardSequence {
+    /// The highest sequence that a shard of this device will give out next; `None` when it serves none.
+    pub(super) fn highest_next(&self, slot: DeviceSlot) -> Option<ShardSequence> {
         let local = self.pools.values().flat_map(|pool| &pool.local);
-        local.filter(|local| local.slot == Some(slot)).map(|local| local.next).max().unwrap_or_default()
+        local.filter(|local| local.slot == Some(slot)).map(|local| local.next).max()
     }
 
     /// Takes in an update; `false` when it is not newer than what is applied.
@@ -146,7 +151,8 @@ impl View {
             for (entry, local) in pool.map.shards.iter().zip(&mut pool.local) {
                 local.slot = entry.in_sync.primary().and_then(&slot_of);
                 // A new epoch names its first sequence; ours may have run ahead of it already.
-                local.next = local.next.max(entry.first_sequence);
+                // Sequence 0 is before the first.
+                local.next = local.next.max(entry.first_sequence).max(ShardSequence::new(1));
             }
         }
     }

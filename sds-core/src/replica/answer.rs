@@ -1,0 +1,188 @@
+//! What stores say to requests, and how requests end.
+//!
+//! Invariants: a request ends once: its lock, its buffers and its place on its link are given back
+//! together; a request that lost its link while in the store is seen to its end without an answer (I10).
+
+use super::interface::{DeviceSlot, Effect};
+use super::request::{Kind, Request, Stage};
+use super::{Replica, Turn};
+use crate::buffer::{Buffers, Span};
+use crate::checksum::{Checksum, ChecksumList};
+use crate::collections::OpId;
+use crate::error::Status;
+use crate::machine::LinkId;
+use crate::store::interface::{BlockSet, Outcome, StoreError};
+use crate::unit::BLOCK_BYTES;
+use crate::wire::{BLOCK_STATUS_BYTES, Body, CacheIds, Flags, Frame};
+
+/// How a request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Not done.
+    Refused(Status),
+    /// Written, zeroed, flushed.
+    Done,
+    /// Read; the bytes are in the request's room.
+    Bytes(ChecksumList),
+    /// Read; no block holds data.
+    Zeroes,
+    /// Which blocks hold data.
+    Blocks(BlockSet),
+}
+
+impl Replica {
+    /// A store has answered a client's request.
+    pub(super) fn take_outcome(
+        &mut self,
+        slot: DeviceSlot,
+        op: OpId,
+        result: Result<Outcome, StoreError>,
+        turn: &mut Turn<'_, impl Buffers>,
+    ) {
+        if let Some(device) = self.devices.get_mut(slot) {
+            device.came_back();
+        }
+        let Some(request) = self.requests.get_mut(op) else { unreachable!("I10: what is in the store is never dropped") };
+        let reads_first = request.kind == Kind::Fragment && request.merged.is_none();
+        match (request.kind, result) {
+            (_, Err(error)) => self.finish(op, Answer::Refused(status_of(error)), turn),
+            (Kind::Fragment, Ok(Outcome::Read { .. })) if reads_first && request.link.is_none() => {
+                // Nobody waits for it and nothing has been changed: as if it had never come.
+                self.finish(op, Answer::Refused(Status::NotReady), turn);
+            }
+            (Kind::Fragment, Ok(Outcome::Read { .. })) if reads_first => {
+                request.merged = Some(merge(request, turn));
+                self.enqueue(op, slot, turn);
+            }
+            (Kind::Read, Ok(Outcome::Read { all_zero: true, .. })) => self.finish(op, Answer::Zeroes, turn),
+            (Kind::Read, Ok(Outcome::Read { checksums, all_zero: false })) => self.finish(op, Answer::Bytes(checksums), turn),
+            (Kind::BlockStatus, Ok(Outcome::Status { data })) => self.finish(op, Answer::Blocks(data), turn),
+            (Kind::Write | Kind::Fragment | Kind::Zero | Kind::Flush, Ok(Outcome::Done)) => self.finish(op, Answer::Done, turn),
+            (
+                Kind::Read | Kind::Write | Kind::Fragment | Kind::Zero | Kind::Flush | Kind::BlockStatus,
+                Ok(outcome @ (Outcome::Done | Outcome::Read { .. } | Outcome::Status { .. })),
+            ) => unreachable!("a store answers what it was asked, not {:?} with {outcome:?}", request.kind),
+        }
+        self.pump(slot, turn);
+    }
+
+    /// Ends a request: answers it if its link is there, and gives back all it has.
+    pub(super) fn finish(&mut self, op: OpId, answer: Answer, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(mut request) = self.requests.remove(op) else { return };
+        if let Some(lock) = request.lock.take() {
+            self.locks.release(lock);
+        }
+        if let Some(link) = request.link {
+            let frame = self.reply(&mut request, answer, turn);
+            turn.out.push(Effect::Send { link, frame });
+            if let Some(link) = self.links.get_mut(link) {
+                link.outstanding -= 1;
+            }
+            self.give_back(&mut request, turn);
+        } else {
+            self.give_back(&mut request, turn);
+            self.links.resolved(request.client);
+            self.serve_if_ready(request.client, turn);
+        }
+    }
+
+    /// Looks after the requests of a link that is gone: those in the store go on to their end, the
+    /// rest never happened.
+    pub(super) fn abandon_requests(&mut self, link: LinkId, turn: &mut Turn<'_, impl Buffers>) {
+        let mut abandoned = core::mem::take(&mut self.scratch);
+        abandoned.extend(self.requests.iter().filter(|(_, request)| request.link == Some(link)).map(|(op, _)| op));
+        for op in abandoned.drain(..) {
+            let Some(request) = self.requests.get_mut(op) else { continue };
+            match request.stage {
+                Stage::InStore => {
+                    request.link = None;
+                    self.links.orphaned(request.client);
+                }
+                Stage::New | Stage::Parked { .. } | Stage::NeedsRoom | Stage::NeedsLock | Stage::Queued => {
+                    let Some(mut request) = self.requests.remove(op) else { continue };
+                    if let Some(lock) = request.lock.take() {
+                        self.locks.release(lock);
+                    }
+                    self.give_back(&mut request, turn);
+                }
+            }
+        }
+        self.scratch = abandoned;
+    }
+
+    fn give_back(&mut self, request: &mut Request, turn: &mut Turn<'_, impl Buffers>) {
+        if let Some((span, _)) = request.payload.take() {
+            turn.buffers.release(span.buffer);
+        }
+        if let Some(room) = request.room.take() {
+            turn.buffers.release(room.buffer);
+            self.reserve_taken &= !room.from_reserve;
+        }
+    }
+
+    fn reply(&self, request: &mut Request, answer: Answer, turn: &mut Turn<'_, impl Buffers>) -> Frame {
+        let status = match answer {
+            Answer::Refused(status) => status,
+            Answer::Done | Answer::Bytes(_) | Answer::Zeroes | Answer::Blocks(_) => Status::Ok,
+        };
+        let mut frame = Frame::bare(self.reply_header(request.kind, &request.header, status));
+        match answer {
+            Answer::Refused(_) => {}
+            Answer::Zeroes => frame.header.flags = Flags::ALL_ZERO,
+            Answer::Bytes(checksums) => frame.body = Body::Payload { span: take_room(request), checksums },
+            Answer::Blocks(data) => {
+                let span = take_room(request);
+                assert_eq!(span.len, BLOCK_STATUS_BYTES, "its room was made for it");
+                let bytes = turn.buffers.bytes_mut(span);
+                for (place, word) in bytes.chunks_exact_mut(8).zip(data.0) {
+                    place.copy_from_slice(&word.to_le_bytes());
+                }
+                let checksums = ChecksumList::of_blocks(bytes);
+                frame.body = Body::Payload { span, checksums };
+            }
+            Answer::Done => {
+                if let Some(version) = request.version {
+                    frame.header.sequence = version.sequence;
+                    frame.header.epoch = version.epoch;
+                }
+                if let Some(device) = request.route.and_then(|route| self.devices.get(route.slot)) {
+                    frame.cache_ids = CacheIds::one(device.cache_id());
+                    frame.header.device = frame.cache_ids.as_slice().first().map(|id| id.device).unwrap_or_default();
+                }
+            }
+        }
+        frame
+    }
+}
+
+/// The use of the room's buffer passes to the frame. Only client buffers: what is read is never in the reserve.
+fn take_room(request: &mut Request) -> Span {
+    let Some(room) = request.room.take() else { unreachable!("a read has room") };
+    assert!(!room.from_reserve, "the reserve is for fragments");
+    room.span()
+}
+
+/// Lays a fragment over the block read, and makes the block's checksum.
+fn merge(request: &Request, turn: &mut Turn<'_, impl Buffers>) -> ChecksumList {
+    let (Some((span, _)), Some(room)) = (request.payload, request.room) else { unreachable!("a fragment has both") };
+    let mut copy = [0; BLOCK_BYTES as usize];
+    let fragment = &mut copy[..span.len as usize];
+    fragment.copy_from_slice(turn.buffers.bytes(span));
+    let start = (request.header.offset % BLOCK_BYTES) as usize;
+    let block = turn.buffers.bytes_mut(room.span());
+    block[start..start + fragment.len()].copy_from_slice(fragment);
+    let mut checksums = ChecksumList::EMPTY;
+    checksums.push(Checksum::of(block));
+    checksums
+}
+
+/// The outcome as a client is told it. With one copy a store refuses for space before it changes
+/// anything; with two, the primary will ask for the secondary's credit before it asks its own store.
+const fn status_of(error: StoreError) -> Status {
+    match error {
+        StoreError::NoSpace => Status::NoSpace,
+        StoreError::Mismatch { .. } | StoreError::Descriptor => Status::Corrupt,
+        StoreError::Device { .. } | StoreError::NotOpen => Status::DeviceFailed,
+        StoreError::Busy => Status::NotReady,
+    }
+}

@@ -1,0 +1,229 @@
+//! What comes over links: hellos, requests, and what does not belong there.
+//!
+//! Invariants: nothing of a link is looked at before its hello was accepted; a frame of another
+//! connection number than the link's is never served (I10); a buffer that came with a frame that is
+//! not served is given back here.
+
+use super::interface::{Effect, Event};
+use super::links::{self, Entry, LinkState};
+use super::request::{Kind, Request, Stage};
+use super::{Phase, Replica, Turn};
+use crate::buffer::Buffers;
+use crate::error::Status;
+use crate::id::{ClientId, MapVersion};
+use crate::limits::REQUESTS_PER_CONNECTION_MAX;
+use crate::machine::LinkId;
+use crate::wire::{Body, Flags, Frame, Header, Hello, Party};
+
+impl Replica {
+    pub(super) fn take_link(&mut self, link: LinkId, turn: &mut Turn<'_, impl Buffers>) {
+        if !self.links.add(link, turn.now) {
+            links::refuse(link, "as many links as this server takes are open", turn.out);
+        }
+    }
+
+    /// The shell says that a link is gone.
+    pub(super) fn lose_link(&mut self, link: LinkId, turn: &mut Turn<'_, impl Buffers>) {
+        if self.links.remove(link).is_some() {
+            self.abandon_requests(link, turn);
+        }
+    }
+
+    /// A link is not to be served any longer.
+    pub(super) fn drop_link(&mut self, link: LinkId, reason: &'static str, turn: &mut Turn<'_, impl Buffers>) {
+        links::refuse(link, reason, turn.out);
+        self.lose_link(link, turn);
+    }
+
+    pub(super) fn take_frame(&mut self, link: LinkId, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
+        // A frame of a link closed here may have been on its way.
+        let Some(known) = self.links.get(link) else { return release_body(frame, turn) };
+        let reason = match known.state {
+            LinkState::New => match (frame.body, frame.check()) {
+                (Body::Hello(hello), Ok(())) => return self.take_hello(link, frame.header, hello, turn),
+                (Body::Hello(_) | Body::Empty | Body::Payload { .. }, _) => "the first frame is not a hello",
+            },
+            LinkState::Asking { .. } | LinkState::Waiting { .. } => "a frame came before the hello was answered",
+            LinkState::Serving { connection, .. } if frame.header.connection != connection => "a frame of another connection number",
+            LinkState::Serving { client, .. } => match Kind::of(frame.header.opcode) {
+                Some(kind) => return self.take_request(link, client, kind, frame, turn),
+                None => "a frame that is not a request",
+            },
+        };
+        release_body(frame, turn);
+        self.drop_link(link, reason, turn);
+    }
+
+    fn take_request(&mut self, link: LinkId, client: ClientId, kind: Kind, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(known) = self.links.get_mut(link) else { unreachable!("found above") };
+        let refusal = if self.phase != Phase::Running {
+            Some(Status::Stopping)
+        } else if known.outstanding >= REQUESTS_PER_CONNECTION_MAX || self.requests.is_full() {
+            Some(Status::NotReady)
+        } else if frame.check().is_err() {
+            Some(Status::Invalid)
+        } else {
+            None
+        };
+        if let Some(status) = refusal {
+            release_body(frame, turn);
+            let header = self.reply_header(kind, &frame.header, status);
+            turn.out.push(Effect::Send { link, frame: Frame::bare(header) });
+            return;
+        }
+        known.outstanding += 1;
+        let request = Request {
+            kind,
+            header: frame.header,
+            cache_ids: frame.cache_ids,
+            client,
+            link: Some(link),
+            stage: Stage::New,
+            route: None,
+            lock: None,
+            payload: match frame.body {
+                Body::Payload { span, checksums } => Some((span, checksums)),
+                Body::Empty | Body::Hello(_) => None,
+            },
+            verified: false,
+            room: None,
+            merged: None,
+            version: None,
+        };
+        let Ok(op) = self.requests.insert(request) else { unreachable!("looked at above") };
+        self.admit(op, None, turn);
+    }
+
+    fn take_hello(&mut self, link: LinkId, header: Header, hello: Hello, turn: &mut Turn<'_, impl Buffers>) {
+        match self.judge_hello(&header, &hello) {
+            Judgement::In(client) => self.enter(link, client, header, turn),
+            Judgement::Out(status, reason) => self.refuse_hello(link, &header, status, reason, turn),
+            Judgement::Unknown => {
+                self.links.ask(link, hello, header, turn.now.plus(self.options.map_wait));
+                if self.identity.is_some() {
+                    self.pull(header.map_version.max(self.next_version()), turn);
+                }
+            }
+        }
+    }
+
+    fn judge_hello(&self, header: &Header, hello: &Hello) -> Judgement {
+        if self.phase != Phase::Running {
+            return Judgement::Out(Status::Stopping, "the server is stopping");
+        }
+        if hello.agreed_version().is_none() {
+            return Judgement::Out(Status::Invalid, "no protocol version in common");
+        }
+        if header.connection.get() == 0 {
+            return Judgement::Out(Status::Invalid, "connection number 0");
+        }
+        let Party::Client { client, ticket } = hello.party else {
+            return Judgement::Out(Status::Invalid, "a peer, but this version does not replicate");
+        };
+        let Some(identity) = self.identity else { return Judgement::Unknown };
+        if hello.system != identity.system {
+            return Judgement::Out(Status::Invalid, "a party of another system");
+        }
+        if self.view.knows(client, ticket) { Judgement::In(client) } else { Judgement::Unknown }
+    }
+
+    /// Looks again at the hellos that wait for their client to become known.
+    pub(super) fn ask_again(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+        for (link, hello, header) in self.links.asking() {
+            match self.judge_hello(&header, &hello) {
+                Judgement::In(client) => self.enter(link, client, header, turn),
+                Judgement::Out(status, reason) => self.refuse_hello(link, &header, status, reason, turn),
+                Judgement::Unknown => {}
+            }
+        }
+    }
+
+    fn enter(&mut self, link: LinkId, client: ClientId, header: Header, turn: &mut Turn<'_, impl Buffers>) {
+        match self.links.enter(link, client, header) {
+            Entry::TooLow { highest } => {
+                let frame = links::hello_reply(&header, Status::Invalid, highest, self.view.version());
+                turn.out.push(Effect::Send { link, frame });
+                self.drop_link(link, "a higher connection number of this client was here before", turn);
+            }
+            Entry::In { former } => {
+                if let Some(former) = former {
+                    self.drop_link(former, "its client has a newer connection", turn);
+                }
+                self.serve_if_ready(client, turn);
+            }
+        }
+    }
+
+    /// Answers the hello of a client whose former requests are all resolved (I10).
+    pub(super) fn serve_if_ready(&mut self, client: ClientId, turn: &mut Turn<'_, impl Buffers>) {
+        if let Some((link, header)) = self.links.ready(client) {
+            let frame = links::hello_reply(&header, Status::Ok, header.connection, self.view.version());
+            turn.out.push(Effect::Send { link, frame });
+        }
+    }
+
+    pub(super) fn refuse_hello(
+        &mut self,
+        link: LinkId,
+        header: &Header,
+        status: Status,
+        reason: &'static str,
+        turn: &mut Turn<'_, impl Buffers>,
+    ) {
+        let frame = links::hello_reply(header, status, header.connection, self.view.version());
+        turn.out.push(Effect::Send { link, frame });
+        self.drop_link(link, reason, turn);
+    }
+
+    /// Drops links that said nothing, and answers hellos whose client has not become known, in time.
+    pub(super) fn expire_links(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+        while let Some((link, state)) = self.links.overdue(turn.now) {
+            match state {
+                LinkState::New => self.drop_link(link, "no hello came in time", turn),
+                LinkState::Asking { header, .. } => {
+                    // Fencing takes knowledge at least as new as the client's.
+                    let version = self.view.version();
+                    let knows_better = version > MapVersion::default() && version >= header.map_version;
+                    let status = if knows_better { Status::Fenced } else { Status::NotReady };
+                    self.refuse_hello(link, &header, status, "no session of this client and ticket", turn);
+                }
+                LinkState::Waiting { .. } | LinkState::Serving { .. } => unreachable!("only links that wait to enter are overdue"),
+            }
+        }
+    }
+
+    /// Header of the answer to a request.
+    pub(super) fn reply_header(&self, kind: Kind, request: &Header, status: Status) -> Header {
+        let mut header = *request;
+        header.opcode = kind.answer();
+        header.flags = Flags::NONE;
+        header.status = status;
+        header.map_version = self.view.version();
+        if status == Status::MapStale
+            && let Some(volume) = self.view.volume(request.volume)
+        {
+            header.epoch = self.view.epoch(volume.pool, request.shard);
+        }
+        header
+    }
+
+    /// Tells the shell that a payload did not match its checksums.
+    pub(super) fn tell_damage(link: Option<LinkId>, turn: &mut Turn<'_, impl Buffers>) {
+        if let Some(link) = link {
+            turn.out.push(Effect::Event(Event::PayloadDamaged { link }));
+        }
+    }
+}
+
+enum Judgement {
+    In(ClientId),
+    Out(Status, &'static str),
+    Unknown,
+}
+
+fn release_body(frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
+    match frame.body {
+        Body::Payload { span, .. } => turn.buffers.release(span.buffer),
+        Body::Empty | Body::Hello(_) => {}
+    }
+}

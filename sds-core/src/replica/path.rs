@@ -1,0 +1,296 @@
+//! A request's way to the store: checked, given room, given its blocks, given a sequence, submitted.
+//!
+//! What keeps it from standing still: room is taken before the lock, so whoever holds a lock needs no
+//! buffer any more; fragments, which hold a buffer (their payload) while they wait for another, have a
+//! reserve of one; a lock's holder waits only for the store or for a reservation, which the store
+//! carries out with buffers of its own class.
+//!
+//! Invariants: whoever has waited is checked again before it goes on (I3); a version is given out just
+//! before the store gets the write, so what never was in the store never had one.
+
+use super::admit::{self, Verdict};
+use super::answer::Answer;
+use super::devices::Errand;
+use super::interface::DeviceSlot;
+use super::locks::Access;
+use super::request::{Kind, Request, Room, Route, Stage};
+use super::{Phase, Replica, Turn};
+use crate::buffer::{BufferClass, Buffers};
+use crate::collections::OpId;
+use crate::error::Status;
+use crate::id::{MapVersion, Version};
+use crate::store::interface as store;
+use crate::unit::{BLOCK_BYTES, Nanos};
+use crate::wire::{BLOCK_STATUS_BYTES, Flags};
+use std::collections::VecDeque;
+
+impl Replica {
+    /// Checks a request and carries it on as far as it gets. `deadline`: of its parking, if it was parked.
+    pub(super) fn admit(&mut self, op: OpId, deadline: Option<Nanos>, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(request) = self.requests.get(op) else { return };
+        match self.check(request) {
+            Verdict::Serve(route) => {
+                if let Some(request) = self.requests.get_mut(op) {
+                    request.route = Some(route);
+                    request.stage = Stage::New;
+                }
+                self.prepare(op, turn);
+            }
+            Verdict::Refuse(status) => self.finish(op, Answer::Refused(status), turn),
+            Verdict::Park { pull, late } => self.park(op, deadline, pull, late, turn),
+        }
+    }
+
+    fn check(&self, request: &Request) -> Verdict {
+        admit::check(request.kind, &request.header, &request.cache_ids, request.client, &self.view, &self.devices)
+    }
+
+    fn park(&mut self, op: OpId, deadline: Option<Nanos>, pull: Option<MapVersion>, late: Status, turn: &mut Turn<'_, impl Buffers>) {
+        let deadline = deadline.unwrap_or(turn.now.plus(self.options.map_wait));
+        // Half of the table at most waits for views, so that the rest can go on.
+        let crowded = self.parked.len() >= self.requests_max() / 2;
+        if self.phase != Phase::Running {
+            return self.finish(op, Answer::Refused(Status::Stopping), turn);
+        }
+        if deadline <= turn.now || crowded {
+            return self.finish(op, Answer::Refused(if crowded { Status::NotReady } else { late }), turn);
+        }
+        if let Some(request) = self.requests.get_mut(op) {
+            request.stage = Stage::Parked { deadline };
+            // Without the lock, what a fragment was merged with may change: it will be read again.
+            request.merged = None;
+            if let Some(lock) = request.lock.take() {
+                self.locks.release(lock);
+            }
+        }
+        self.parked.push_back(op);
+        if let Some(version) = pull {
+            self.pull(version, turn);
+        }
+    }
+
+    fn requests_max(&self) -> usize {
+        self.options.requests_max.max(2)
+    }
+
+    /// Looks again at everything that waits for a newer state.
+    pub(super) fn unpark(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+        for _ in 0..self.parked.len() {
+            let Some(op) = self.parked.pop_front() else { break };
+            self.admit_parked(op, turn);
+        }
+    }
+
+    fn admit_parked(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(request) = self.requests.get(op) else { return };
+        match request.stage {
+            Stage::Parked { deadline } => self.admit(op, Some(deadline), turn),
+            Stage::New | Stage::NeedsRoom | Stage::NeedsLock | Stage::Queued | Stage::InStore => {}
+        }
+    }
+
+    /// Answers what has waited too long.
+    pub(super) fn expire(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+        self.expire_links(turn);
+        while let Some(op) = self.parked.front().copied() {
+            match self.requests.get(op).map(|request| request.stage) {
+                Some(Stage::Parked { deadline }) if deadline > turn.now => break,
+                Some(Stage::Parked { .. } | Stage::New | Stage::NeedsRoom | Stage::NeedsLock | Stage::Queued | Stage::InStore) | None => {
+                    self.parked.pop_front();
+                    self.admit_parked(op, turn);
+                }
+            }
+        }
+    }
+
+    /// Payload verified, room taken, blocks asked for.
+    fn prepare(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(request) = self.requests.get_mut(op) else { return };
+        if let (Some((span, checksums)), false) = (&request.payload, request.verified) {
+            if request.kind == Kind::Write && !span.start.is_multiple_of(BLOCK_BYTES) {
+                return self.finish(op, Answer::Refused(Status::Invalid), turn);
+            }
+            if !checksums.match_blocks(turn.buffers.bytes(*span)) {
+                Self::tell_damage(request.link, turn);
+                return self.finish(op, Answer::Refused(Status::PayloadDamaged), turn);
+            }
+            request.verified = true;
+        }
+        let (kind, has_room) = (request.kind, request.room.is_some());
+        if !has_room && let Some(len) = room_needed(kind, request.header.length) {
+            let waiting = if kind == Kind::Fragment { &self.fragments_without_room } else { &self.readers_without_room };
+            let room = if waiting.is_empty() { self.take_room(kind, len, turn) } else { None };
+            let Some(request) = self.requests.get_mut(op) else { return };
+            request.room = room;
+            if room.is_none() {
+                request.stage = Stage::NeedsRoom;
+                let waiting = if kind == Kind::Fragment { &mut self.fragments_without_room } else { &mut self.readers_without_room };
+                waiting.push_back(op);
+                return;
+            }
+        }
+        self.lock(op, turn);
+    }
+
+    fn take_room(&mut self, kind: Kind, len: u32, turn: &mut Turn<'_, impl Buffers>) -> Option<Room> {
+        if let Some(buffer) = turn.buffers.allocate(BufferClass::Client, len) {
+            return Some(Room { buffer, len, from_reserve: false });
+        }
+        if kind != Kind::Fragment || self.reserve_taken {
+            return None;
+        }
+        let buffer = turn.buffers.allocate(BufferClass::Internal, len)?;
+        self.reserve_taken = true;
+        Some(Room { buffer, len, from_reserve: true })
+    }
+
+    /// Gives room to those that wait for it, in order, as far as there is some.
+    pub(super) fn give_room(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+        self.give_room_to(|replica| &mut replica.fragments_without_room, turn);
+        self.give_room_to(|replica| &mut replica.readers_without_room, turn);
+    }
+
+    fn give_room_to(&mut self, waiting: impl Fn(&mut Self) -> &mut VecDeque<OpId>, turn: &mut Turn<'_, impl Buffers>) {
+        while let Some(op) = waiting(self).front().copied() {
+            let needed = self.requests.get(op).map(|request| (request.kind, room_needed(request.kind, request.header.length)));
+            if let Some((kind, Some(len))) = needed {
+                let Some(room) = self.take_room(kind, len, turn) else { return };
+                if let Some(request) = self.requests.get_mut(op) {
+                    request.room = Some(room);
+                }
+            }
+            waiting(self).pop_front();
+            self.admit(op, None, turn);
+        }
+    }
+
+    fn lock(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(request) = self.requests.get_mut(op) else { return };
+        let Some(route) = request.route else { unreachable!("a request is routed before it is prepared") };
+        let access = match request.kind {
+            Kind::Read | Kind::BlockStatus => Access::Shared,
+            Kind::Write | Kind::Fragment | Kind::Zero => Access::Exclusive,
+            Kind::Flush => return self.enqueue(op, route.slot, turn),
+        };
+        let (lock, granted) = self.locks.acquire(op, route.key, route.range, access);
+        request.lock = Some(lock);
+        if granted {
+            self.enqueue(op, route.slot, turn);
+        } else {
+            request.stage = Stage::NeedsLock;
+        }
+    }
+
+    /// Goes on with a request that has waited in `from`, after another check.
+    pub(super) fn resume(&mut self, op: OpId, from: Stage, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(request) = self.requests.get(op) else { return };
+        if request.stage != from {
+            return;
+        }
+        match self.check(request) {
+            Verdict::Serve(route) => {
+                if let Some(request) = self.requests.get_mut(op) {
+                    assert!(request.route.is_none_or(|former| former.key == route.key), "an extent keeps its name");
+                    request.route = Some(route);
+                }
+                self.enqueue(op, route.slot, turn);
+            }
+            Verdict::Refuse(status) => self.finish(op, Answer::Refused(status), turn),
+            Verdict::Park { pull, late } => self.park(op, None, pull, late, turn),
+        }
+    }
+
+    /// To the store, or behind those that wait for it.
+    pub(super) fn enqueue(&mut self, op: OpId, slot: DeviceSlot, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(request) = self.requests.get_mut(op) else { return };
+        request.stage = Stage::Queued;
+        let Some(device) = self.devices.get_mut(slot) else { unreachable!("a route names a device") };
+        if device.has_room() {
+            self.submit(op, slot, turn);
+        } else {
+            device.queue.push_back(op);
+        }
+    }
+
+    /// Lets waiting requests into a store as far as it has room.
+    pub(super) fn pump(&mut self, slot: DeviceSlot, turn: &mut Turn<'_, impl Buffers>) {
+        while let Some(device) = self.devices.get_mut(slot) {
+            if !device.has_room() {
+                return;
+            }
+            let Some(op) = device.queue.pop_front() else { return };
+            self.resume(op, Stage::Queued, turn);
+        }
+    }
+
+    fn submit(&mut self, op: OpId, slot: DeviceSlot, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(request) = self.requests.get(op) else { return };
+        let Some(route) = request.route else { unreachable!("routed before") };
+        let reads_first = request.kind == Kind::Fragment && request.merged.is_none();
+        if request.kind.changes() && !reads_first && request.version.is_none() {
+            let Some(version) = self.take_version(&route, slot, turn) else {
+                if let Some(device) = self.devices.get_mut(slot) {
+                    device.unsequenced.push_back(op);
+                }
+                return;
+            };
+            if let Some(request) = self.requests.get_mut(op) {
+                request.version = Some(version);
+            }
+        }
+        let Some(request) = self.requests.get_mut(op) else { return };
+        request.stage = Stage::InStore;
+        let command = command(request, &route);
+        self.devices.submit(slot, op, command, turn);
+    }
+
+    /// The next version of a shard, or `None` while its device's ceiling is being raised.
+    fn take_version(&mut self, route: &Route, slot: DeviceSlot, turn: &mut Turn<'_, impl Buffers>) -> Option<Version> {
+        let device = self.devices.get(slot)?;
+        let taken = self.view.take_sequence(route.pool, route.shard, device.ceiling);
+        let next = match taken {
+            Ok(sequence) | Err(sequence) => sequence,
+        };
+        self.reserve(slot, next, turn);
+        taken.ok().map(|sequence| Version { sequence, epoch: route.epoch })
+    }
+
+    /// Raises a device's ceiling well before `next` reaches it.
+    pub(super) fn reserve(&mut self, slot: DeviceSlot, next: crate::id::ShardSequence, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(device) = self.devices.get_mut(slot) else { return };
+        let Some(ceiling) = device.ceiling_wanted(next) else { return };
+        device.reserving = Some(ceiling);
+        self.devices.run(slot, Errand::Reserve, store::Request::ReserveSequence { ceiling }, turn);
+    }
+}
+
+fn command(request: &Request, route: &Route) -> store::Request {
+    let (key, range) = (route.key, route.range);
+    let durable = request.header.flags.contains(Flags::DURABLE);
+    let room = || request.room.map(Room::span).unwrap_or_else(|| unreachable!("room is taken before the lock"));
+    let version = || request.version.unwrap_or_else(|| unreachable!("given out just before"));
+    match request.kind {
+        Kind::Read => store::Request::Read { key, range, span: room() },
+        Kind::Write => {
+            let Some((span, checksums)) = request.payload else { unreachable!("a write's shape was checked") };
+            store::Request::Write { key, range, span, checksums, version: version(), durable }
+        }
+        Kind::Fragment => match request.merged {
+            None => store::Request::Read { key, range, span: room() },
+            Some(checksums) => store::Request::Write { key, range, span: room(), checksums, version: version(), durable },
+        },
+        Kind::Zero => store::Request::Zero { key, range, version: version(), free: request.header.flags.contains(Flags::TRIM), durable },
+        Kind::Flush => store::Request::Flush,
+        Kind::BlockStatus => store::Request::Status { key, range },
+    }
+}
+
+/// Bytes a request needs besides what came with it.
+const fn room_needed(kind: Kind, length: u32) -> Option<u32> {
+    match kind {
+        Kind::Read => Some(length),
+        Kind::Fragment => Some(BLOCK_BYTES),
+        Kind::BlockStatus => Some(BLOCK_STATUS_BYTES),
+        Kind::Write | Kind::Zero | Kind::Flush => None,
+    }
+}
