@@ -29,7 +29,7 @@ impl Replica {
     }
 
     pub(super) fn take_view(&mut self, update: &ViewUpdate, turn: &mut Turn<'_, impl Buffers>) {
-        if self.view.apply(update, |event| turn.out.push(Effect::Event(event))) {
+        if self.view.apply(update) {
             if let Some(deleted) = &update.deleted_trees {
                 self.deleted.clone_from(deleted);
                 prune(&mut self.devices, deleted);

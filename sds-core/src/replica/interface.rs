@@ -2,7 +2,7 @@
 
 use crate::buffer::Span;
 use crate::collections::OpId;
-use crate::id::{BootId, DeviceId, DeviceUuid, Epoch, Incarnation, MapVersion, PoolId, SdsId, ShardId, SystemId, TreeId};
+use crate::id::{BootId, DeviceId, DeviceUuid, Incarnation, MapVersion, SdsId, SystemId, TreeId};
 use crate::machine::{DiskResult, LinkId};
 use crate::store::interface as store;
 use crate::unit::{ByteOffset, Nanos};
@@ -172,17 +172,6 @@ pub enum Event {
     PayloadDamaged {
         /// Over which link.
         link: LinkId,
-    },
-    /// A view offered an older configuration of a shard than the one applied; ours was kept (I1).
-    EpochRefused {
-        /// The pool.
-        pool: PoolId,
-        /// The shard.
-        shard: ShardId,
-        /// Applied.
-        ours: Epoch,
-        /// In the view.
-        offered: Epoch,
     },
     /// All stores are closed.
     Stopped,

@@ -167,6 +167,7 @@ impl Replica {
             links: self.links.len(),
             requests: self.requests.len(),
             parked: self.parked.len(),
+            epochs_refused: self.view.epochs_refused(),
             oldest_disk_request: self.devices.oldest_disk_request(self.now),
         }
     }

@@ -47,6 +47,9 @@ pub struct NodeStatus {
     pub requests: usize,
     /// Of these, requests that wait for a newer view.
     pub parked: usize,
+    /// Shard configurations offered by views with a lower epoch than the one applied, and refused (I1).
+    /// Anything but zero means that the MDM went back in time.
+    pub epochs_refused: u64,
     /// Age of the oldest disk request in flight at the last step; zero when there is none.
     pub oldest_disk_request: Nanos,
 }

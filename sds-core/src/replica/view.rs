@@ -7,7 +7,7 @@
 //!
 //! Must not know: links, requests, stores.
 
-use super::interface::{DeviceSlot, Event};
+use super::interface::DeviceSlot;
 use crate::collections::Map;
 use crate::id::{ClientId, DeviceId, Epoch, Incarnation, MapVersion, PoolId, ShardId, ShardSequence, Ticket, TreeId, VolumeId};
 use crate::map::{Member, ShardEntry, ShardMap};
@@ -58,12 +58,18 @@ pub(super) struct View {
     version: MapVersion,
     volumes: Map<VolumeId, VolumeView>,
     pools: Map<PoolId, Pool>,
+    epochs_refused: u64,
 }
 
 impl View {
     /// Version applied; 0 before the first.
     pub(super) const fn version(&self) -> MapVersion {
         self.version
+    }
+
+    /// Configurations refused because their epoch was lower than the one applied.
+    pub(super) const fn epochs_refused(&self) -> u64 {
+        self.epochs_refused
     }
 
     /// A volume.
@@ -130,13 +136,13 @@ impl View {
     }
 
     /// Takes in an update; `false` when it is not newer than what is applied.
-    pub(super) fn apply(&mut self, update: &ViewUpdate, mut tell: impl FnMut(Event)) -> bool {
+    pub(super) fn apply(&mut self, update: &ViewUpdate) -> bool {
         if update.version <= self.version {
             return false;
         }
         self.version = update.version;
         for map in &update.pools {
-            self.pools.entry(map.pool).or_default().replace(map, &mut tell);
+            self.epochs_refused += self.pools.entry(map.pool).or_default().replace(map);
         }
         if let Some(volumes) = &update.volumes {
             self.volumes.clear();
@@ -159,20 +165,22 @@ impl View {
 }
 
 impl Pool {
-    fn replace(&mut self, map: &ShardMap, tell: &mut impl FnMut(Event)) {
+    /// Takes in a map, except for shards whose epoch would go back (I1); returns how many those are.
+    fn replace(&mut self, map: &ShardMap) -> u64 {
+        let mut refused = 0;
         let known: &[ShardEntry] = &self.map.shards;
         let mut shards = map.shards.clone();
         // Number of shards never changes once placed; a shorter list leaves the rest as they were.
         shards.extend(known.iter().skip(shards.len()));
-        for (index, (new, old)) in shards.iter_mut().zip(known).enumerate() {
+        for (new, old) in shards.iter_mut().zip(known) {
             if new.epoch < old.epoch {
-                let shard = ShardId::new(u32::try_from(index).unwrap_or(u32::MAX));
-                tell(Event::EpochRefused { pool: map.pool, shard, ours: old.epoch, offered: new.epoch });
                 *new = *old;
+                refused += 1;
             }
         }
         self.local.resize(shards.len(), LocalShard::default());
         self.map = ShardMap { pool: map.pool, shards };
+        refused
     }
 }
 
