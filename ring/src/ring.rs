@@ -138,7 +138,8 @@ impl Ring {
 
     fn check_operations(io: &IoUring) -> Result<(), RingError> {
         let mut probe = Probe::new();
-        io.submitter().register_probe(&mut probe).map_err(|error| RingError::system("io_uring_register(PROBE)", error))?;
+        // A profile may forbid io_uring_register alone: then nothing is known, and a missing operation fails when it is used.
+        let known = io.submitter().register_probe(&mut probe).is_ok();
         let needed = [
             (opcode::Read::CODE, "read files"),
             (opcode::Write::CODE, "write files"),
@@ -149,7 +150,7 @@ impl Ring {
             (opcode::PollAdd::CODE, "wait for connections"),
             (opcode::AsyncCancel::CODE, "cancel requests"),
         ];
-        match needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
+        match needed.iter().find(|(code, _)| known && !probe.is_supported(*code)) {
             Some((_, operation)) => Err(RingError::TooOld { operation }),
             None if !io.params().is_feature_ext_arg() => Err(RingError::TooOld { operation: "wait with a time limit" }),
             None if !io.params().is_feature_nodrop() => Err(RingError::TooOld { operation: "keep every completion" }),
@@ -290,9 +291,14 @@ impl Ring {
 
 /// Why `io_uring_setup` said no.
 fn refusal(error: io::Error) -> RingError {
+    explain(error, disabled_sysctl())
+}
+
+/// As `refusal`, given what kernel.io_uring_disabled says.
+fn explain(error: io::Error, disabled: Option<u8>) -> RingError {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => RingError::Missing,
-        Some(libc::EPERM | libc::EACCES) => match disabled_sysctl() {
+        Some(libc::EPERM | libc::EACCES) => match disabled {
             Some(value) if value > 0 => RingError::Disabled { value },
             _ => RingError::Profile,
         },
@@ -340,6 +346,15 @@ mod tests {
         let before = crate::clock::now();
         ring.submit_and_wait(Some(Nanos::from_millis(5))).expect("entered");
         assert!(crate::clock::now().since(before) >= Nanos::from_millis(4));
+    }
+
+    #[test]
+    fn the_sysctl_is_told_from_a_profile() {
+        let forbidden = || io::Error::from_raw_os_error(libc::EPERM);
+        assert!(matches!(explain(forbidden(), Some(0)), RingError::Profile));
+        assert!(matches!(explain(forbidden(), None), RingError::Profile));
+        let error = explain(forbidden(), Some(2));
+        assert!(error.to_string().contains("kernel.io_uring_disabled = 2"), "{error}");
     }
 
     #[test]

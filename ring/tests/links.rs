@@ -244,3 +244,22 @@ fn a_loop_that_ends_with_requests_in_flight_leaves_no_thread_behind() {
     client.stop();
     server.stop();
 }
+
+#[test]
+fn a_role_that_ends_takes_its_listener_and_links_with_it() {
+    let test = TestLoop::new(Shape { roles: 2, ..Shape::default() });
+    let (server, client) = (&test.nodes[0], &test.nodes[1]);
+    let address = server.listen("127.0.0.1:0", Protocol::Frames);
+    client.connect(&address, Protocol::Frames, 1);
+    let (_, here) = (server.linked(), client.linked());
+    let mut socket = TcpStream::connect(address.to_string()).expect("connects");
+    let _ = server.linked();
+    server.end();
+    assert_eq!(client.unlinked(), (here, Some(Closed::Peer)));
+    assert_eq!(socket.read(&mut [0; 1]).expect("closed in order"), 0);
+    // Refused, also by the way that needs no socket; the other role lives on.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(TcpStream::connect(address.to_string()).is_err());
+    client.connect(&address, Protocol::Frames, 2);
+    assert_eq!(client.next(), Seen::ConnectFailed(2, Closed::Error { errno: libc::ECONNREFUSED }));
+}

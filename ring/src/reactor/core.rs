@@ -63,11 +63,14 @@ pub(super) struct Event {
 
 #[derive(Debug)]
 pub(super) struct Listener {
-    fd: OwnedFd,
+    fd: Option<OwnedFd>,
     role: RoleIndex,
     protocol: Protocol,
+    /// An accept is in flight; the descriptor stays open until it has ended.
     armed: bool,
     retry: Option<Nanos>,
+    /// Its role has ended.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -206,7 +209,7 @@ impl Core {
             return Err(RingError::TooMany { what: "listeners", limit: LISTENERS_MAX });
         }
         let (fd, bound) = socket::listen(address).map_err(|source| RingError::Listen { address: address.clone(), source })?;
-        self.listeners.push(Listener { fd, role, protocol, armed: false, retry: None });
+        self.listeners.push(Listener { fd: Some(fd), role, protocol, armed: false, retry: None, closed: false });
         self.arm_listener(slot);
         let id = ListenerId(u8::try_from(slot).unwrap_or(u8::MAX));
         Ok((id, bound))
@@ -214,9 +217,9 @@ impl Core {
 
     fn arm_listener(&mut self, slot: usize) {
         let Some(listener) = self.listeners.get_mut(slot) else { return };
-        listener.armed = true;
         listener.retry = None;
-        let fd = types::Fd(listener.fd.as_raw_fd());
+        let Some(fd) = listener.fd.as_ref().map(|fd| types::Fd(fd.as_raw_fd())) else { return };
+        listener.armed = true;
         let entry = if self.ring.features().multishot_accept {
             opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
         } else {
@@ -233,6 +236,16 @@ impl Core {
         if !more {
             listener.armed = false;
         }
+        if listener.closed {
+            if result >= 0 {
+                // SAFETY: as below; it is closed at once.
+                drop(unsafe { OwnedFd::from_raw_fd(result) });
+            }
+            if !more {
+                listener.fd = None;
+            }
+            return;
+        }
         if result < 0 {
             tracing::warn!(errno = -result, "a connection could not be accepted; trying again");
             if !more {
@@ -242,7 +255,7 @@ impl Core {
         }
         // SAFETY: the completion of an accept hands over a fresh descriptor that nobody else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(result) };
-        socket::tune(&fd);
+        socket::tune(&fd, protocol);
         match self.new_stream(role, protocol, State::Dead) {
             Some(slot_new) => {
                 let id = self.endpoints.id(slot_new);
@@ -344,15 +357,16 @@ impl Core {
         let Some((stream, ring)) = self.stream_and_ring(slot) else { return };
         stream.connecting = false;
         let State::Connecting { number, .. } = &stream.state else { return self.free_if_done(slot) };
-        let number = *number;
+        let (number, protocol) = (*number, stream.protocol);
         let outcome = match stream.fd.take() {
-            Some(fd) if result >= 0 => socket::connected(fd.as_fd()).map(|()| fd),
+            Some(fd) if result >= 0 => socket::connected(fd.as_fd(), protocol).map(|()| fd),
             Some(_) | None => Err(if result == -libc::ECANCELED { libc::ETIMEDOUT } else { result.saturating_neg() }),
         };
         match outcome {
             Ok(fd) => {
                 stream.open(ring, fd);
-                let (role, protocol, id) = (stream.role, stream.protocol, self.endpoints.id(slot));
+                let role = stream.role;
+                let id = self.endpoints.id(slot);
                 self.mark(slot);
                 self.tell(role, protocol, id, News::Up { listener: None, connect: Some(number) });
             }
@@ -496,6 +510,44 @@ impl Core {
                 let (role, protocol) = (stream.role, stream.protocol);
                 self.tell(role, protocol, id, News::Resume);
             }
+        }
+    }
+
+    /// A role has ended: its listeners, streams and links end with it.
+    pub(super) fn retire(&mut self, role: RoleIndex) {
+        self.local.retain(|(_, owner)| *owner != role);
+        for slot in 0..self.listeners.len() {
+            let listener = &mut self.listeners[slot];
+            if listener.role == role && !listener.closed {
+                listener.closed = true;
+                listener.retry = None;
+                if listener.armed {
+                    let tag = Tag::new(Kind::Accept, u32::try_from(slot).unwrap_or(u32::MAX));
+                    self.push(opcode::AsyncCancel::new(tag.to_user_data()).build(), Tag::new(Kind::Cancel, 0));
+                } else {
+                    listener.fd = None;
+                }
+            }
+        }
+        for slot in 0..self.endpoints.places() {
+            match self.endpoints.owner(slot) {
+                Some((owner, None)) if owner == role => self.finish(slot),
+                Some((owner, Some(peer))) if owner == role => self.close_local(slot, peer),
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// Takes one end of a local link away and tells the other.
+    pub(super) fn close_local(&mut self, slot: u32, peer: u64) {
+        let (owner, id) = (self.endpoints.owner(slot), self.endpoints.id(slot));
+        self.endpoints.remove(slot);
+        if let Some((_, Endpoint::Local { role, .. })) = self.endpoints.endpoint(peer) {
+            let role = *role;
+            self.tell(role, Protocol::Frames, peer, News::Closed { reason: Some(Closed::Peer) });
+        }
+        if let Some((owner, _)) = owner {
+            self.tell(owner, Protocol::Frames, id, News::Closed { reason: None });
         }
     }
 

@@ -93,6 +93,15 @@ impl Endpoints {
         Some((slot, &self.places[slot as usize].endpoint))
     }
 
+    /// Whose it is, and for a local link the name of the other end.
+    pub(super) fn owner(&self, slot: u32) -> Option<(RoleIndex, Option<u64>)> {
+        match &self.places.get(slot as usize)?.endpoint {
+            Endpoint::Stream(stream) => Some((stream.role, None)),
+            Endpoint::Local { role, peer } => Some((*role, Some(*peer))),
+            Endpoint::Free => None,
+        }
+    }
+
     pub(super) fn stream(&self, slot: u32) -> Option<&Stream> {
         match &self.places.get(slot as usize)?.endpoint {
             Endpoint::Stream(stream) => Some(stream),

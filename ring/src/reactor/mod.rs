@@ -53,6 +53,8 @@ pub struct Loop {
     shared: Arc<Shared>,
     spinner: Spinner,
     turns: u64,
+    /// Roles that have ended, a bit each.
+    retired: u64,
     completions: Vec<Completion>,
 }
 
@@ -83,6 +85,7 @@ impl Loop {
             shared,
             spinner: Spinner::new(options.spin),
             turns: 0,
+            retired: 0,
             completions: Vec::with_capacity(COMPLETIONS_PER_TURN),
         })
     }
@@ -128,7 +131,7 @@ impl Loop {
             if let Some(fault) = self.core.fault.take() {
                 return Err(fault);
             }
-            if self.roles.0.iter().all(|role| role.stopped()) {
+            if self.retire_stopped() {
                 return Ok(());
             }
             self.wait()?;
@@ -137,6 +140,20 @@ impl Loop {
 
     fn role(&mut self, index: RoleIndex) -> (&mut dyn Role, Turn<'_>) {
         (self.roles.0[index.get()].as_mut(), Turn::new(&mut self.core, index))
+    }
+
+    /// Takes from roles that have ended what they had; `true` if none is left.
+    fn retire_stopped(&mut self) -> bool {
+        let mut all = true;
+        for (index, role) in self.roles.0.iter().enumerate() {
+            let stopped = role.stopped();
+            all &= stopped;
+            if stopped && self.retired & (1 << index) == 0 {
+                self.retired |= 1 << index;
+                self.core.retire(RoleIndex::new(index));
+            }
+        }
+        all
     }
 
     /// Everything between two waits.

@@ -142,12 +142,7 @@ impl<'a> Turn<'a> {
         match self.core.endpoints.endpoint(id) {
             Some((slot, Endpoint::Local { peer, .. })) => {
                 let peer = *peer;
-                self.core.endpoints.remove(slot);
-                if let Some((_, Endpoint::Local { role, .. })) = self.core.endpoints.endpoint(peer) {
-                    let role = *role;
-                    self.core.tell(role, Protocol::Frames, peer, News::Closed { reason: Some(Closed::Peer) });
-                }
-                self.core.tell(self.role, Protocol::Frames, id, News::Closed { reason: None });
+                self.core.close_local(slot, peer);
             }
             Some((slot, Endpoint::Stream(_))) => self.core.finish(slot),
             Some((_, Endpoint::Free)) | None => {}

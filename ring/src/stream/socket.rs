@@ -1,12 +1,14 @@
 //! Sockets: made, bound, connected and tuned. Nothing here waits.
 
 use crate::address::Address;
+use crate::role::Protocol;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 const BACKLOG: i32 = 1024;
 
@@ -72,23 +74,34 @@ pub(crate) fn connect(address: &Address) -> io::Result<OwnedFd> {
 }
 
 /// What became of a `connect`; the socket then waits in the ring instead of saying EAGAIN.
-pub(crate) fn connected(fd: BorrowedFd<'_>) -> Result<(), i32> {
+pub(crate) fn connected(fd: BorrowedFd<'_>, protocol: Protocol) -> Result<(), i32> {
     match sockopt::socket_error(fd) {
         Ok(Ok(())) => {}
         Ok(Err(error)) | Err(error) => return Err(error.raw_os_error()),
     }
     let flags = rustix::fs::fcntl_getfl(fd).map_err(Errno::raw_os_error)?;
     rustix::fs::fcntl_setfl(fd, flags - OFlags::NONBLOCK).map_err(Errno::raw_os_error)?;
-    tune(fd);
+    tune(fd, protocol);
     Ok(())
 }
 
-/// No waiting for company: the loop gathers by itself. Keep-alive finds hosts that are gone. Fails on unix sockets, to no harm.
-pub(crate) fn tune(fd: impl AsFd) {
+/// How long a link's other end may take nothing at all: it always reads while it lives, so it does not.
+const LINK_TIMEOUT_MS: u32 = 30_000;
+
+/// No waiting for company: the loop gathers by itself. Keep-alive finds hosts that are gone. A link also
+/// ends when its other end stops reading; a raw stream may be paused for as long as its user likes.
+/// All of it fails on unix sockets, to no harm.
+pub(crate) fn tune(fd: impl AsFd, protocol: Protocol) {
     let fd = fd.as_fd();
     let _ = sockopt::set_tcp_nodelay(fd, true);
     let _ = sockopt::set_socket_keepalive(fd, true);
-    let _ = sockopt::set_tcp_keepidle(fd, std::time::Duration::from_secs(10));
-    let _ = sockopt::set_tcp_keepintvl(fd, std::time::Duration::from_secs(5));
+    let _ = sockopt::set_tcp_keepidle(fd, Duration::from_secs(10));
+    let _ = sockopt::set_tcp_keepintvl(fd, Duration::from_secs(5));
     let _ = sockopt::set_tcp_keepcnt(fd, 4);
+    match protocol {
+        Protocol::Frames => {
+            let _ = sockopt::set_tcp_user_timeout(fd, LINK_TIMEOUT_MS);
+        }
+        Protocol::Raw => {}
+    }
 }

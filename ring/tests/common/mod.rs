@@ -151,6 +151,12 @@ impl Node {
         receiver.recv_timeout(Duration::from_secs(10)).expect("the loop makes turns")
     }
 
+    /// Ends the role.
+    pub fn end(&self) {
+        let _ = self.commands.send(None);
+        self.waker.wake();
+    }
+
     /// The next thing that happened.
     pub fn next(&self) -> Seen {
         self.events.recv_timeout(Duration::from_secs(10)).expect("something happens")
@@ -278,8 +284,7 @@ impl TestLoop {
     fn end(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         for node in &self.nodes {
-            let _ = node.commands.send(None);
-            node.waker.wake();
+            node.end();
         }
         thread.join().expect("the loop ends in order");
     }
