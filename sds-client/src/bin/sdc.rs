@@ -1,0 +1,238 @@
+//! `sdc`: the client as a daemon.
+//!
+//! Must not know: anything but flags, signals and exit codes; the rest is [`sds_client`].
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sds_client::{Cluster, ClusterConfig, Error, Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions, OpenOptions, Volume};
+use sds_ring::Address;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Client of the block store.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written (to standard error); what is logged is set by RUST_LOG, e.g. RUST_LOG=debug.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves volumes over NBD, on TCP or a unix socket.
+    Nbd(NbdArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sdc nbd --mdm 127.0.0.1:9700                                  every volume nobody else has open, on 127.0.0.1:10809
+  sdc nbd --mdm a:9700,b:9700,c:9700 --listen 0.0.0.0:10809 db  volume `db`, held open while this runs
+  sdc nbd --mdm 127.0.0.1:9700 --listen unix:/run/sdc.sock      on a unix socket
+  nbdinfo --list nbd://127.0.0.1                                what is offered
+  qemu-img info nbd://127.0.0.1/db                              use it
+
+SIGTERM and SIGINT finish what is in flight, flush, and give the volumes back; a second one ends at once.")]
+struct NbdArguments {
+    /// Where the MDMs are; names or IP addresses.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
+    mdm: Vec<String>,
+    /// Where to listen; may be given several times.
+    #[arg(long, value_name = "IP:PORT|unix:PATH", value_delimiter = ',', default_value = "127.0.0.1:10809")]
+    listen: Vec<Address>,
+    /// Offer the volumes for reading only.
+    #[arg(long)]
+    read_only: bool,
+    /// Take volumes over that others have open; their requests fail from then on.
+    #[arg(long)]
+    force: bool,
+    /// Keep this client's identity here, so that after a crash it takes its own volumes back at once.
+    #[arg(long, value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
+    /// Memory for payloads in flight (suffixes K, M, G).
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64M")]
+    memory: usize,
+    /// Most NBD connections at once.
+    #[arg(long, value_name = "NUMBER", default_value_t = NBD_CONNECTIONS_DEFAULT, value_parser = connections)]
+    connections: usize,
+    /// How long a stop waits for servers that do not answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    stop_timeout: u64,
+    /// Volumes to offer; each is opened now and held. Without any, every volume that nobody else has
+    /// open is offered, and opened while it is used.
+    #[arg(value_name = "VOLUME")]
+    volumes: Vec<String>,
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        Some(_) | None => (text, 0),
+    };
+    let number: usize = digits.parse().map_err(|_| format!("{text:?} is no size: write bytes, or a number with K, M or G"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too much"))
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=65_534) => Ok(number),
+        Ok(_) | Err(_) => Err(format!("{text:?} is not a number from 1 to 65534")),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log(arguments.log_format);
+    let Command::Nbd(nbd) = arguments.command;
+    // One thread is plenty: it only talks to the MDM and waits for signals.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("sdc: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(serve(nbd)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sdc: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// The two signals that stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+async fn serve(arguments: NbdArguments) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(|error| Error::Config { reason: format!("cannot wait for signals: {error}") })?;
+    let mut config = ClusterConfig::new(arguments.mdm.clone()).memory(arguments.memory);
+    config.state_dir.clone_from(&arguments.state_dir);
+    tracing::info!(mdm = arguments.mdm.join(","), "connecting");
+    let started = async {
+        let cluster = Cluster::connect(config).await?;
+        let volumes = hold(&cluster, &arguments).await?;
+        let bound = cluster.serve_nbd(offer(&arguments)).await?;
+        Ok::<_, Error>((cluster, volumes, bound))
+    };
+    let (cluster, volumes, bound) = tokio::select! {
+        started = started => started?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopped before anything was served");
+            return Ok(());
+        }
+    };
+    for address in &bound {
+        announce(address, &arguments.volumes);
+    }
+    let name = signals.next().await;
+    tracing::info!(signal = name, "stopping: finishing what is in flight");
+    // Their sessions are given back by the stop, after the last connection.
+    let patience = Duration::from_secs(arguments.stop_timeout);
+    tokio::select! {
+        () = cluster.stop(patience) => {}
+        name = signals.next() => tracing::warn!(signal = name, "ending at once"),
+    }
+    drop(volumes);
+    for address in &bound {
+        if let Address::Unix(path) = address {
+            // Gone already if somebody else cleaned up.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
+/// Opens the volumes that are named, so that nobody else does.
+async fn hold(cluster: &Cluster, arguments: &NbdArguments) -> Result<Vec<Volume>, Error> {
+    let mut options = OpenOptions::new();
+    if arguments.read_only {
+        options = options.read_only();
+    }
+    if arguments.force {
+        options = options.force();
+    }
+    let mut volumes = Vec::with_capacity(arguments.volumes.len());
+    for name in &arguments.volumes {
+        volumes.push(cluster.open(name, options).await?);
+    }
+    Ok(volumes)
+}
+
+fn offer(arguments: &NbdArguments) -> NbdOptions {
+    let exports = if arguments.volumes.is_empty() { Exports::All } else { Exports::Named(arguments.volumes.clone()) };
+    NbdOptions {
+        listen: arguments.listen.clone(),
+        exports,
+        read_only: arguments.read_only,
+        force: arguments.force,
+        connections_max: arguments.connections,
+    }
+}
+
+/// Says on standard output that the address can be used.
+fn announce(address: &Address, volumes: &[String]) {
+    let uri = |volume: &str| match address {
+        Address::Tcp(tcp) => format!("nbd://{tcp}/{volume}"),
+        Address::Unix(path) => format!("nbd+unix:///{volume}?socket={}", path.display()),
+    };
+    if volumes.is_empty() {
+        println!("ready {}", uri(""));
+    }
+    for volume in volumes {
+        println!("ready {}", uri(volume));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_suffixes() {
+        assert_eq!((size("4096"), size("64M"), size("1g")), (Ok(4096), Ok(64 << 20), Ok(1 << 30)));
+        assert!(size("").is_err() && size("x").is_err() && size("M").is_err() && size("99999999999G").is_err());
+    }
+}

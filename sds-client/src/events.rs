@@ -1,0 +1,19 @@
+//! What the machine reports, as log lines.
+
+use sds_core::volume::interface::Event;
+
+/// Logs an event at the level it deserves.
+pub(crate) fn log(event: &Event) {
+    match event {
+        Event::Fenced { volume } => tracing::error!(%volume, "the volume was taken over by another client, or deleted; its requests fail"),
+        Event::Waiting { sds, requests } => tracing::warn!(%sds, requests, "requests wait for a data server that cannot be reached"),
+        Event::Reached { sds } => tracing::info!(%sds, "the data server can be reached again"),
+        Event::PayloadDamaged { link } => tracing::warn!(link = link.get(), "a payload was damaged on its way; asking again"),
+        Event::Refused { reason } => tracing::error!(reason, "the MDM refuses this client"),
+        Event::LinkRefused { sds, status } => tracing::warn!(%sds, ?status, "a data server refuses the connection; trying again"),
+        Event::CloseFlushFailed { volume, status } => {
+            tracing::error!(%volume, ?status, "writes could not be made durable when the volume was closed");
+        }
+        Event::Unreadable { volume, offset } => tracing::error!(%volume, %offset, "a block is damaged and no good copy is reachable"),
+    }
+}

@@ -1,0 +1,212 @@
+//! Between the machine and those who use it: programs and NBD connections.
+//!
+//! Invariants: requests wait here, in order, while the machine is full (who makes them is bounded:
+//! operations of programs, pieces of NBD connections); every question to the machine has one asker, who
+//! gets the answer or is gone, in which case an opened session is closed again.
+//!
+//! What this must not know: frames, links.
+
+use crate::command::{Command, Io};
+use crate::library::Library;
+use crate::serve::Server;
+use sds_core::collections::{OpId, SlotTable};
+use sds_core::control::{OpenError, VolumeLine};
+use sds_core::error::Status;
+use sds_core::id::VolumeId;
+use sds_core::limits::VOLUME_QUESTIONS_MAX;
+use sds_core::machine::{Outbox, Token};
+use sds_core::view::SessionMode;
+use sds_core::volume::Client;
+use sds_core::volume::interface::{Effect, Input, OpenVolume, Outcome, Request};
+use sds_ring::Turn;
+use std::collections::VecDeque;
+use tokio::sync::oneshot;
+
+/// Requests on their way to the machine.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    waiting: VecDeque<(Token, VolumeId, Request)>,
+}
+
+impl Backlog {
+    pub(crate) fn push(&mut self, token: Token, volume: VolumeId, request: Request) {
+        self.waiting.push_back((token, volume, request));
+    }
+}
+
+/// What is asked of the machine that is not I/O.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Open { name: String, mode: SessionMode, force: bool, asker: Asker },
+    Close { volume: VolumeId, asker: Asker },
+    List { asker: Asker },
+}
+
+/// Who gets the answer.
+#[derive(Debug)]
+pub(crate) enum Asker {
+    Open(oneshot::Sender<Result<OpenVolume, OpenError>>),
+    Close(Option<oneshot::Sender<()>>),
+    List(oneshot::Sender<Vec<VolumeLine>>),
+    /// An NBD connection, by its serial number.
+    Nbd(u64),
+}
+
+/// Questions that wait to be asked.
+#[derive(Debug, Default)]
+pub(crate) struct Questions {
+    waiting: VecDeque<Question>,
+}
+
+impl Questions {
+    pub(crate) fn push(&mut self, question: Question) {
+        self.waiting.push_back(question);
+    }
+}
+
+/// Everybody who uses the machine.
+#[derive(Debug)]
+pub(crate) struct Users {
+    pub(crate) library: Library,
+    pub(crate) server: Server,
+    pub(crate) backlog: Backlog,
+    pub(crate) questions: Questions,
+    asked: SlotTable<Asker>,
+    /// Sessions that programs hold, one entry an open.
+    held: Vec<VolumeId>,
+    stopping: bool,
+}
+
+impl Users {
+    pub(crate) fn new(operations_max: usize) -> Self {
+        Self {
+            library: Library::new(operations_max),
+            server: Server::default(),
+            backlog: Backlog::default(),
+            questions: Questions::default(),
+            asked: SlotTable::with_capacity(VOLUME_QUESTIONS_MAX),
+            held: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    /// A command of a program that concerns the machine.
+    pub(crate) fn command(&mut self, command: Command, cx: &mut Turn<'_>) {
+        match command {
+            Command::Open { reply, .. } if self.stopping => drop(reply),
+            Command::Open { name, mode, force, reply } => {
+                self.questions.push(Question::Open { name, mode, force, asker: Asker::Open(reply) })
+            }
+            Command::Close { volume, reply } => {
+                if let Some(place) = self.held.iter().position(|held| *held == volume) {
+                    self.held.swap_remove(place);
+                    self.questions.push(Question::Close { volume, asker: Asker::Close(reply) });
+                }
+            }
+            Command::List { reply } => self.questions.push(Question::List { asker: Asker::List(reply) }),
+            Command::Io(io) => self.io(*io, cx),
+            Command::ServeNbd { options, reply } => drop(reply.send(self.server.listen(options, cx))),
+            Command::Status { .. } | Command::Stop { .. } => {}
+        }
+    }
+
+    fn io(&mut self, io: Io, cx: &mut Turn<'_>) {
+        // Dropped when stopping, and with it its reply.
+        if !self.stopping {
+            self.library.begin(io, cx.pool(), &mut self.backlog);
+        }
+    }
+
+    /// Gives the machine what it can take; whether it took anything.
+    pub(crate) fn feed(&mut self, machine: &mut Client, out: &mut Outbox<Effect>, cx: &mut Turn<'_>) -> bool {
+        let now = cx.now();
+        let mut fed = false;
+        while machine.takes_questions() && !self.asked.is_full() {
+            let Some(question) = self.questions.waiting.pop_front() else { break };
+            fed = true;
+            let mut note = |asker: Asker| match self.asked.insert(asker) {
+                Ok(id) => Token::new(id.bits()),
+                Err(_) => unreachable!("looked at before"),
+            };
+            match question {
+                Question::Open { name, mode, force, asker } => {
+                    let token = note(asker);
+                    machine.step(now, Input::Open { token, volume: &name, mode, force }, cx.pool(), out);
+                }
+                Question::Close { volume, asker } => {
+                    let token = note(asker);
+                    machine.step(now, Input::Close { token, volume }, cx.pool(), out);
+                }
+                Question::List { asker } => {
+                    let token = note(asker);
+                    machine.step(now, Input::List { token }, cx.pool(), out);
+                }
+            }
+        }
+        while machine.free_requests() > 0 {
+            let Some((token, volume, request)) = self.backlog.waiting.pop_front() else { break };
+            fed = true;
+            machine.step(now, Input::Request { token, volume, request }, cx.pool(), out);
+        }
+        fed
+    }
+
+    /// A request is complete.
+    pub(crate) fn complete(&mut self, token: Token, result: Result<Outcome, Status>, cx: &mut Turn<'_>) {
+        if Server::owns(token) {
+            self.server.complete(token, result, cx, &mut self.backlog);
+        } else {
+            self.library.complete(token, result, cx.pool(), &mut self.backlog);
+        }
+    }
+
+    pub(crate) fn opened(&mut self, token: Token, result: Result<OpenVolume, OpenError>, cx: &mut Turn<'_>) {
+        let opened = result.as_ref().ok().map(|volume| volume.id);
+        let used = match self.asked.remove(OpId::from_bits(token.get())) {
+            Some(Asker::Open(reply)) => {
+                let used = !self.stopping && reply.send(result).is_ok();
+                if let Some(volume) = opened.filter(|_| used) {
+                    self.held.push(volume);
+                }
+                used
+            }
+            Some(Asker::Nbd(serial)) => self.server.opened(serial, result, cx),
+            Some(Asker::Close(_) | Asker::List(_)) | None => false,
+        };
+        if let Some(volume) = opened.filter(|_| !used) {
+            self.questions.push(Question::Close { volume, asker: Asker::Close(None) });
+        }
+    }
+
+    pub(crate) fn closed(&mut self, token: Token) {
+        if let Some(Asker::Close(Some(reply))) = self.asked.remove(OpId::from_bits(token.get())) {
+            let _ = reply.send(());
+        }
+    }
+
+    pub(crate) fn listed(&mut self, token: Token, volumes: Vec<VolumeLine>, cx: &mut Turn<'_>) {
+        match self.asked.remove(OpId::from_bits(token.get())) {
+            Some(Asker::List(reply)) => drop(reply.send(volumes)),
+            Some(Asker::Nbd(serial)) => self.server.listed(serial, &volumes, cx, &mut self.questions),
+            Some(Asker::Open(_) | Asker::Close(_)) | None => {}
+        }
+    }
+
+    /// Begins to stop: nothing new is taken.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+        self.server.stop();
+    }
+
+    /// Goes on stopping; whether everything has ended.
+    pub(crate) fn has_stopped(&mut self) -> bool {
+        if !self.stopping || self.library.len() > 0 || self.server.connections() > 0 {
+            return false;
+        }
+        for volume in self.held.drain(..) {
+            self.questions.waiting.push_back(Question::Close { volume, asker: Asker::Close(None) });
+        }
+        let closes = self.asked.iter().any(|(_, asker)| matches!(asker, Asker::Close(_) | Asker::Open(_)));
+        self.questions.waiting.is_empty() && !closes
+    }
+}
