@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value_t = 7)]
     rounds: u32,
     /// Seconds each job runs.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 3)]
     runtime: u64,
     /// Size of the volume, e.g. 4G or 512M.
     #[arg(long, default_value = "4G", value_parser = parse_size)]
