@@ -44,7 +44,7 @@ pub fn five_processes(place: &Place) -> Result<(Vec<Daemon>, String), BenchError
 
     let config = write(
         &dir.join("mdm.toml"),
-        &format!("directory = {:?}\ncontrol = \"127.0.0.1:{control}\"\nrest = \"127.0.0.1:{rest}\"\n", dir.join("mdm")),
+        &format!("data_dir = {:?}\ncontrol = \"127.0.0.1:{control}\"\napi = \"127.0.0.1:{rest}\"\n", dir.join("mdm")),
     )?;
     daemons.push(Daemon::start(Command::new(place.bin_dir.join("mdm")).arg("--config").arg(config), &place.log("ours-mdm"))?);
 
@@ -84,8 +84,9 @@ pub fn five_processes(place: &Place) -> Result<(Vec<Daemon>, String), BenchError
 fn devices_open(sdsctl: &Path, api: &str) -> bool {
     let Ok(text) = run(Command::new(sdsctl).args(["--api", api, "status", "--output", "json"])) else { return false };
     let Ok(status) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
-    let open = |device: &&serde_json::Value| device["state"].as_str() == Some("open");
-    status["devices"].as_array().is_some_and(|devices| devices.iter().filter(open).count() as u64 == SDS_COUNT)
+    let list = |value: &serde_json::Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let devices = list(&status, "sds").iter().flat_map(|sds| list(sds, "devices")).collect::<Vec<_>>();
+    devices.iter().filter(|device| device["state"]["is"] == "open").count() as u64 == SDS_COUNT
 }
 
 /// One copy spread over three devices, with room for uneven spread and for metadata.
