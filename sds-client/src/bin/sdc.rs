@@ -2,7 +2,7 @@
 //!
 //! Must not know: anything but flags, signals and exit codes; the rest is [`sds_client`].
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use sds_client::{Cluster, ClusterConfig, Error, Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions, OpenOptions, Volume};
 use sds_ring::Address;
 use std::path::PathBuf;
@@ -16,15 +16,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// How log lines are written (to standard error); what is logged is set by RUST_LOG, e.g. RUST_LOG=debug.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human)]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Human,
-    Json,
+    /// Log as JSON lines. Logs go to standard error; the environment variable SDS_LOG sets the level.
+    #[arg(long, global = true)]
+    log_json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,7 +87,7 @@ fn connections(text: &str) -> Result<usize, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log(arguments.log_format);
+    log(arguments.log_json);
     let Command::Nbd(nbd) = arguments.command;
     // One thread is plenty: it only talks to the MDM and waits for signals.
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(2).enable_all().build() {
@@ -112,12 +106,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn log(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+fn log(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SDS_LOG").unwrap_or_else(|_| "info".into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Human => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
+    if json {
+        builder.json().init();
+    } else {
+        builder.with_target(false).init();
     }
 }
 
