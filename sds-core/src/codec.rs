@@ -24,9 +24,6 @@ pub enum CodecError {
     /// The value does not fit a message.
     #[error("control message cannot be encoded: {0}")]
     Encode(#[from] bincode::error::EncodeError),
-    /// A message that may not be the first of its connection.
-    #[error("the first control message is neither Register nor Hello")]
-    NotFirst,
     /// There were bytes left over.
     #[error("control message has {0} bytes too many")]
     TooLong(usize),

@@ -6,7 +6,6 @@
 //! they have something. Messages on one connection arrive in order or not at all.
 //! Invariant: nothing here is on the I/O path.
 
-use crate::codec::{self, CodecError};
 use crate::id::{
     ClientId, DeviceId, DeviceUuid, Epoch, Incarnation, MapVersion, SdsId, SdsUuid, SessionGeneration, ShardSequence, SystemId, Ticket,
     TreeId, VolumeId,
@@ -14,36 +13,6 @@ use crate::id::{
 use crate::unit::ByteCount;
 use crate::view::{SessionMode, ViewUpdate, VolumeView};
 use serde::{Deserialize, Serialize};
-
-/// Who opened a connection, by its first message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FirstMessage {
-    /// A data server: `Register`.
-    Sds(SdsToMdm),
-    /// A client: `Hello`.
-    Client(ClientToMdm),
-}
-
-impl FirstMessage {
-    /// Tells the two apart. `Register` is laid out as `Hello` and then more, and the codec takes
-    /// exactly one value: so no bytes are both.
-    ///
-    /// # Errors
-    /// When it is neither.
-    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        if let Ok(hello @ ClientToMdm::Hello { .. }) = codec::decode(bytes) {
-            return Ok(Self::Client(hello));
-        }
-        match codec::decode(bytes)? {
-            register @ SdsToMdm::Register { .. } => Ok(Self::Sds(register)),
-            SdsToMdm::Heartbeat { .. }
-            | SdsToMdm::Confirm { .. }
-            | SdsToMdm::Pull { .. }
-            | SdsToMdm::Leaving
-            | SdsToMdm::TreesFreed { .. } => Err(CodecError::NotFirst),
-        }
-    }
-}
 
 /// Version of the control protocol; both sides must agree.
 pub const CONTROL_VERSION: u32 = 1;
@@ -378,36 +347,4 @@ pub struct ShardAt {
     pub epoch: Epoch,
     /// Version that made it.
     pub version: MapVersion,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_message_tells_who_calls() {
-        let hello =
-            |version| ClientToMdm::Hello { version, client: ClientId::new(u128::MAX), ticket: Ticket::new(3), name: "host/1".to_owned() };
-        let register = |devices| SdsToMdm::Register {
-            version: CONTROL_VERSION,
-            sds: SdsUuid::new(7),
-            system: SystemId::default(),
-            name: String::new(),
-            addresses: Vec::new(),
-            fault_set: String::new(),
-            life: 0,
-            devices,
-        };
-        for version in [0, 1, u32::MAX] {
-            let bytes = codec::encode(&hello(version)).expect("small");
-            assert_eq!(FirstMessage::decode(&bytes).expect("a Hello"), FirstMessage::Client(hello(version)));
-        }
-        let bytes = codec::encode(&register(Vec::new())).expect("small");
-        assert_eq!(FirstMessage::decode(&bytes).expect("a Register"), FirstMessage::Sds(register(Vec::new())));
-        for bytes in [&b""[..], b"GET / HTTP/1.1", &[0; 3], &[1, 2, 3]] {
-            assert!(FirstMessage::decode(bytes).is_err(), "{bytes:?}");
-        }
-        let heartbeat = codec::encode(&SdsToMdm::Leaving).expect("small");
-        assert!(matches!(FirstMessage::decode(&heartbeat), Err(CodecError::NotFirst)));
-    }
 }

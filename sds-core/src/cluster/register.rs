@@ -61,8 +61,8 @@ impl Cluster {
 
     /// Everything that can be refused, before anything is changed. Gives the pool of each device.
     fn check_register(&self, register: &RegisterSds) -> Result<Vec<PoolId>, Refusal> {
-        name::check("data server", &register.name)?;
-        name::check("fault set", &register.fault_set)?;
+        name::check_label("data server", &register.name)?;
+        name::check_label("fault set", &register.fault_set)?;
         if register.sds.is_nil() {
             return Err(Refusal::SdsNil { name: register.name.clone() });
         }

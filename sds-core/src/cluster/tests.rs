@@ -254,6 +254,12 @@ fn wrong_registrations_are_refused_by_name() {
     nowhere.addresses.clear();
     assert!(matches!(test.register(nowhere), Err(Refusal::Addresses { count: 0, .. })));
     assert!(matches!(test.register(register(0, 1, Vec::new())), Err(Refusal::SdsNil { .. })));
+    for name in ["", "two words", "tab\t", "ü", &"a".repeat(64)] {
+        let named = RegisterSds { name: name.to_owned(), ..register(4, 1, Vec::new()) };
+        assert!(matches!(test.register(named), Err(Refusal::Name { what: "data server", .. })), "{name:?}");
+    }
+    let named = RegisterSds { name: "_rack/4:node".to_owned(), ..register(4, 1, Vec::new()) };
+    assert!(test.register(named).is_ok());
     let many = (100..200).map(device).collect();
     assert_eq!(test.register(register(4, 1, many)), Err(Refusal::TooMany(Bound::DevicesOfSds)));
 }
@@ -597,6 +603,7 @@ proptest! {
     fn no_bytes_break_the_decoders(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Cluster::decode(&bytes);
         let _ = Command::decode(&bytes);
-        let _ = crate::control::FirstMessage::decode(&bytes);
+        let _ = crate::codec::decode::<crate::control::SdsToMdm>(&bytes);
+        let _ = crate::codec::decode::<crate::control::ClientToMdm>(&bytes);
     }
 }

@@ -110,6 +110,13 @@ impl Leader {
         self.cluster
     }
 
+    /// Whether the system has a name. Before that every party and operator would be refused: better
+    /// to let them wait, it is one commit away.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        !self.cluster.system().is_nil()
+    }
+
     /// When `Wake` is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Nanos> {

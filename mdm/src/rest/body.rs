@@ -1,0 +1,87 @@
+//! Request bodies: parsed here or refused with what is wrong and where.
+
+use super::problem::Problem;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, StatusCode};
+use sds_core::cluster::{CreateVolume, DEFAULT_POOL};
+use sds_core::limits::{SHARDS_PER_POOL_DEFAULT, STRIPE_UNIT_BYTES_DEFAULT, STRIPE_WIDTH_DEFAULT};
+use sds_core::unit::ByteCount;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// Header by which a repeated request is recognised
+/// (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>).
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VolumeBody {
+    name: String,
+    size_bytes: u64,
+    #[serde(default = "default_pool")]
+    pool: String,
+    #[serde(default = "default_stripe_unit")]
+    stripe_unit: u32,
+    #[serde(default = "default_stripe_width")]
+    stripe_width: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PoolBody {
+    name: String,
+    #[serde(default = "default_shards")]
+    shards: u32,
+}
+
+fn default_pool() -> String {
+    DEFAULT_POOL.to_owned()
+}
+
+const fn default_stripe_unit() -> u32 {
+    STRIPE_UNIT_BYTES_DEFAULT
+}
+
+const fn default_stripe_width() -> u32 {
+    STRIPE_WIDTH_DEFAULT
+}
+
+const fn default_shards() -> u32 {
+    SHARDS_PER_POOL_DEFAULT
+}
+
+/// The body's bytes, if it has come whole and is not too large.
+pub(super) fn bytes(bytes: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+    bytes.map_err(|rejection| Problem::new(rejection.status(), "bad-body", "Unusable body", rejection.body_text()))
+}
+
+pub(super) fn create_volume(bytes: &[u8], headers: &HeaderMap) -> Result<CreateVolume, Problem> {
+    let body: VolumeBody = parse(bytes)?;
+    let key = match headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str()) {
+        None => None,
+        Some(Ok(key)) => Some(key.to_owned()),
+        Some(Err(_)) => return Err(bad("the Idempotency-Key header has other characters than visible ASCII".to_owned())),
+    };
+    Ok(CreateVolume {
+        name: body.name,
+        size: ByteCount::new(body.size_bytes),
+        pool: body.pool,
+        stripe_unit: body.stripe_unit,
+        stripe_width: body.stripe_width,
+        key,
+    })
+}
+
+pub(super) fn create_pool(bytes: &[u8]) -> Result<(String, u32), Problem> {
+    let body: PoolBody = parse(bytes)?;
+    Ok((body.name, body.shards))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| bad(format!("the body is not what is expected: {error}")))
+}
+
+fn bad(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad-body", "Unusable body", detail)
+}

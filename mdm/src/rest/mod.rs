@@ -1,0 +1,131 @@
+//! The API: REST and JSON under `/api/v1`.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /api/v1/status` | 200, the whole system |
+//! | `GET /api/v1/volumes` | 200, `{"volumes": [...]}` |
+//! | `POST /api/v1/volumes` | 201 and the volume; 200 if its `Idempotency-Key` made it before |
+//! | `GET /api/v1/volumes/{name}` | 200, the volume |
+//! | `DELETE /api/v1/volumes/{name}` | 204 |
+//! | `GET /api/v1/pools` | 200, `{"pools": [...]}` |
+//! | `POST /api/v1/pools` | 201 and the pool |
+//!
+//! Bodies are those of `sds_core::cluster::report` and [`body`]; errors are problem details
+//! ([`problem`]). Invariant: a request body is bounded, and a field it does not know is an error.
+
+mod body;
+mod problem;
+
+use crate::member::Api;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use problem::Problem;
+use sds_core::cluster::leader::{ApiReply, ApiRequest};
+use serde::Serialize;
+
+/// Largest request body.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+pub(crate) fn router(api: Api) -> Router {
+    Router::new()
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/volumes", get(volumes).post(create_volume))
+        .route("/api/v1/volumes/{name}", get(volume).delete(delete_volume))
+        .route("/api/v1/pools", get(pools).post(create_pool))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api)
+}
+
+async fn status(State(api): State<Api>) -> Response {
+    ask(&api, ApiRequest::Status).await
+}
+
+async fn volumes(State(api): State<Api>) -> Response {
+    ask(&api, ApiRequest::Volumes).await
+}
+
+async fn volume(State(api): State<Api>, Path(name): Path<String>) -> Response {
+    ask(&api, ApiRequest::Volume { name }).await
+}
+
+async fn create_volume(State(api): State<Api>, headers: HeaderMap, bytes: Result<Bytes, BytesRejection>) -> Response {
+    let request = body::bytes(bytes).and_then(|bytes| body::create_volume(&bytes, &headers));
+    match request {
+        Ok(create) => ask(&api, ApiRequest::CreateVolume(create)).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn delete_volume(State(api): State<Api>, Path(name): Path<String>) -> Response {
+    ask(&api, ApiRequest::DeleteVolume { name }).await
+}
+
+async fn pools(State(api): State<Api>) -> Response {
+    ask(&api, ApiRequest::Pools).await
+}
+
+async fn create_pool(State(api): State<Api>, bytes: Result<Bytes, BytesRejection>) -> Response {
+    match body::bytes(bytes).and_then(|bytes| body::create_pool(&bytes)) {
+        Ok((name, shards)) => ask(&api, ApiRequest::CreatePool { name, shards }).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn no_such_path(uri: Uri) -> Response {
+    let detail = format!("there is nothing at {}; the API is under /api/v1: status, volumes, volumes/NAME, pools", uri.path());
+    Problem::new(StatusCode::NOT_FOUND, "no-such-path", "No such path", detail).into_response()
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Response {
+    let detail = format!("{method} cannot be done to {}", uri.path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "no-such-method", "Method not allowed", detail).into_response()
+}
+
+async fn ask(api: &Api, request: ApiRequest) -> Response {
+    let reply = match api.request(request).await {
+        Ok(reply) => reply,
+        Err(not_leading) => {
+            let detail = not_leading.to_string();
+            return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-leading", "This member does not lead", detail).into_response();
+        }
+    };
+    match reply {
+        ApiReply::VolumeCreated { volume, new } => {
+            let code = if new { StatusCode::CREATED } else { StatusCode::OK };
+            let location = format!("/api/v1/volumes/{}", volume.name);
+            (code, [(header::LOCATION, location)], axum::Json(volume)).into_response()
+        }
+        ApiReply::VolumeDeleted => StatusCode::NO_CONTENT.into_response(),
+        ApiReply::Volume(volume) => axum::Json(volume).into_response(),
+        ApiReply::Volumes(volumes) => axum::Json(Volumes { volumes }).into_response(),
+        ApiReply::PoolCreated(pool) => (StatusCode::CREATED, axum::Json(pool)).into_response(),
+        ApiReply::Pools(pools) => axum::Json(Pools { pools }).into_response(),
+        ApiReply::Status(status) => axum::Json(status).into_response(),
+        ApiReply::Refused(refusal) => Problem::from(refusal).into_response(),
+        ApiReply::Overloaded => {
+            let detail = "too many changes are in progress; nothing was changed, try again".to_owned();
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many changes in progress", detail).into_response()
+        }
+        ApiReply::Unknown => {
+            let detail = "whether the change was made is unknown; look, or repeat it with the same Idempotency-Key".to_owned();
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unknown-outcome", "Unknown outcome", detail).into_response()
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Volumes {
+    volumes: Vec<sds_core::cluster::report::VolumeStatus>,
+}
+
+#[derive(Serialize)]
+struct Pools {
+    pools: Vec<sds_core::cluster::report::PoolStatus>,
+}
