@@ -59,7 +59,7 @@ struct Image {
 }
 
 /// The checkpoint under way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Checkpoint {
     stage: Stage,
     /// Asked for regardless of need: by recovery and by closing.

@@ -24,7 +24,7 @@ pub(super) enum Waiter {
 }
 
 /// Flushes in flight and wanted.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Flusher {
     /// Everything up to here is durable (a volatile cache; otherwise it is the resolved position).
     pub(super) flushed: u64,

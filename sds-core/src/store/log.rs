@@ -37,7 +37,7 @@ pub(super) enum Note {
 }
 
 /// Records not yet sent.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     pub(super) records: Vec<u8>,
     pub(super) count: u16,
@@ -49,7 +49,7 @@ pub(super) struct Pending {
 }
 
 /// The block in flight.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct InFlight {
     pub(super) header: LogHeader,
     pub(super) buffer: BufferId,
@@ -59,7 +59,7 @@ pub(super) struct InFlight {
 }
 
 /// The writer's state.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Log {
     ring: u64,
     /// First position not contained in the checkpoint.

@@ -47,7 +47,7 @@ struct Context<'a, B> {
 }
 
 /// Where the store is in its life.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     /// `Input::Open` has not come.
     New,
@@ -89,7 +89,7 @@ struct DiskOp {
 }
 
 /// The machine of one device.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     options: StoreOptions,
     phase: Phase,

@@ -54,7 +54,7 @@ enum Member {
 }
 
 /// One extent's descriptor and its state in this process.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Frame {
     pub(super) slot: u32,
     pub(super) residence: Residence,
@@ -97,7 +97,7 @@ impl Default for List {
 }
 
 /// The cache.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pages {
     frames: Vec<Frame>,
     empty: Vec<u32>,

@@ -21,7 +21,7 @@ use crate::unit::Nanos;
 const LEFT_FREE: u64 = 4;
 
 /// What the sealer is doing.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sealer {
     state: State,
     /// Frames of the batch and the write they had seen.

@@ -52,7 +52,7 @@ const FREE: Slot = Slot {
 };
 
 /// All slots of a device.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Slots {
     slots: Vec<Slot>,
     by_key: Map<ExtentKey, u32>,

@@ -12,8 +12,9 @@
 )]
 
 use sds_core::buffer::{BufferClass, BufferId, Buffers, Span};
-use sds_core::checksum::ChecksumList;
+use sds_core::checksum::{Checksum, ChecksumList};
 use sds_core::collections::OpId;
+use sds_core::format::log_block;
 use sds_core::id::*;
 use sds_core::machine::{DiskResult, Outbox, Token};
 use sds_core::store::Store;
@@ -24,7 +25,38 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 pub const BLOCK: usize = BLOCK_BYTES as usize;
-pub type Piece = Rc<[u8; BLOCK]>;
+/// A piece's bytes and a short name for them, for comparing images.
+#[derive(Debug)]
+pub struct Bytes {
+    pub name: u64,
+    bytes: [u8; BLOCK],
+}
+
+impl core::ops::Deref for Bytes {
+    type Target = [u8; BLOCK];
+    fn deref(&self) -> &[u8; BLOCK] {
+        &self.bytes
+    }
+}
+
+pub type Piece = Rc<Bytes>;
+
+pub fn piece_of(bytes: &[u8]) -> Piece {
+    Rc::new(Bytes { name: name_of(bytes), bytes: bytes.try_into().unwrap() })
+}
+
+/// The part of an image's hash that one piece makes.
+pub fn part_of(piece: u64, bytes: &Piece) -> u64 {
+    (bytes.name ^ piece.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd).rotate_left(29)
+}
+
+fn name_of(bytes: &[u8]) -> u64 {
+    let mut name = 0xcbf2_9ce4_8422_2325_u64;
+    for chunk in bytes.chunks_exact(8) {
+        name = (name ^ u64::from_le_bytes(chunk.try_into().unwrap())).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    }
+    name
+}
 
 #[derive(Clone, Debug, Default)]
 struct Slot {
@@ -92,22 +124,41 @@ impl Buffers for Pool {
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     durable: BTreeMap<u64, Piece>,
+    /// Hash of the durable pieces.
+    pub sum: u64,
     /// Values written since the last flush, oldest first, per piece.
     cache: BTreeMap<u64, Vec<Piece>>,
+    /// What a piece held before its last write.
+    former: BTreeMap<u64, Option<Piece>>,
     pub writes: u64,
     pub bytes_written: u64,
     pub flushes: u64,
 }
 
 impl Disk {
+    fn set(&mut self, piece: u64, bytes: Option<Piece>) {
+        if let Some(bytes) = &bytes {
+            self.sum = self.sum.wrapping_add(part_of(piece, bytes));
+        }
+        let old = match bytes {
+            Some(bytes) => self.durable.insert(piece, bytes),
+            None => self.durable.remove(&piece),
+        };
+        if let Some(old) = old {
+            self.sum = self.sum.wrapping_sub(part_of(piece, &old));
+        }
+    }
+
     pub fn read(&self, piece: u64) -> Option<&Piece> {
         self.cache.get(&piece).and_then(|values| values.last()).or_else(|| self.durable.get(&piece))
     }
 
     pub fn write(&mut self, piece: u64, bytes: Piece, durable: bool) {
+        let former = self.read(piece).cloned();
+        self.former.insert(piece, former);
         if durable {
             self.cache.remove(&piece);
-            self.durable.insert(piece, bytes);
+            self.set(piece, Some(bytes));
         } else {
             self.cache.entry(piece).or_default().push(bytes);
         }
@@ -115,8 +166,29 @@ impl Disk {
 
     pub fn flush(&mut self) {
         for (piece, mut values) in core::mem::take(&mut self.cache) {
-            self.durable.insert(piece, values.pop().unwrap());
+            self.set(piece, values.pop());
         }
+    }
+
+    /// The last write of a piece never happened.
+    pub fn lose(&mut self, piece: u64) -> bool {
+        match self.former.get(&piece).cloned() {
+            Some(former) => {
+                self.put(piece, former);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Values written since the last flush, by piece.
+    pub fn cached(&self) -> &BTreeMap<u64, Vec<Piece>> {
+        &self.cache
+    }
+
+    /// Pieces that a flush has reached.
+    pub fn durable(&self) -> &BTreeMap<u64, Piece> {
+        &self.durable
     }
 
     /// Pieces whose fate a power cut decides, with how many values each may take.
@@ -129,15 +201,17 @@ impl Disk {
         for (piece, values) in core::mem::take(&mut self.cache) {
             let choice = choose(piece, values.len() + 1);
             if choice > 0 {
-                self.durable.insert(piece, values[choice - 1].clone());
+                self.set(piece, Some(values[choice - 1].clone()));
             }
         }
     }
 
     pub fn flip(&mut self, piece: u64, byte: usize) -> bool {
         self.flush();
-        let Some(bytes) = self.durable.get_mut(&piece) else { return false };
-        Rc::make_mut(bytes)[byte] ^= 0x10;
+        let Some(bytes) = self.durable.get(&piece) else { return false };
+        let mut changed = ***bytes;
+        changed[byte] ^= 0x10;
+        self.set(piece, Some(piece_of(&changed)));
         true
     }
 
@@ -147,10 +221,7 @@ impl Disk {
 
     pub fn put(&mut self, piece: u64, bytes: Option<Piece>) {
         self.cache.remove(&piece);
-        match bytes {
-            Some(bytes) => self.durable.insert(piece, bytes),
-            None => self.durable.remove(&piece),
-        };
+        self.set(piece, bytes);
     }
 
     pub fn get_durable(&self, piece: u64) -> Option<Piece> {
@@ -186,7 +257,7 @@ pub fn formatted(device_bytes: u64, log_blocks: u32) -> Disk {
     .expect("fits");
     let mut disk = Disk::default();
     for (offset, block) in plan.index_blocks().chain(plan.superblocks()) {
-        disk.write(offset.get() / BLOCK as u64, Rc::new(block), true);
+        disk.write(offset.get() / BLOCK as u64, piece_of(&block), true);
     }
     disk
 }
@@ -208,9 +279,14 @@ pub enum Sabotage {
     FlushLies,
     /// Durable writes are cached like others.
     DurableLies,
+    /// Log blocks state no flushed and no resolved position.
+    NoPositions,
+    /// A power cut is taken for a process death.
+    SameBoot,
 }
 
 /// A store, its disk, its buffers and its requests.
+#[derive(Clone)]
 pub struct Rig {
     pub store: Store,
     pub disk: Disk,
@@ -224,7 +300,8 @@ pub struct Rig {
     pub fail_write: Option<(u64, u64, i32)>,
     spans: BTreeMap<u64, Span>,
     next_token: u64,
-    out: Outbox<Effect>,
+    /// Checksum of the last log block, where sabotage changes it.
+    previous: Checksum,
 }
 
 impl Rig {
@@ -241,7 +318,7 @@ impl Rig {
             fail_write: None,
             spans: BTreeMap::new(),
             next_token: 1,
-            out: Outbox::new(),
+            previous: Checksum::new(0),
         }
     }
 
@@ -278,13 +355,17 @@ impl Rig {
     }
 
     pub fn input(&mut self, input: Input) {
-        self.store.step(self.now, input, &mut self.pool, &mut self.out);
-        let effects: Vec<Effect> = self.out.drain().collect();
+        let mut out = Outbox::new();
+        self.store.step(self.now, input, &mut self.pool, &mut out);
+        let effects: Vec<Effect> = out.drain().collect();
         for effect in effects {
             match effect {
                 Effect::Read { op, offset, span } => self.sent.push_back(Sent::Read { op, offset: offset.get(), span }),
                 Effect::Write { op, offset, span, durable } => {
                     assert!(offset.is_block_aligned() && span.len.is_multiple_of(BLOCK_BYTES), "aligned");
+                    if self.sabotage == Sabotage::NoPositions {
+                        self.forget_positions(offset, span);
+                    }
                     self.sent.push_back(Sent::Write { op, offset: offset.get(), span, durable });
                 }
                 Effect::Flush { op } => self.sent.push_back(Sent::Flush { op }),
@@ -294,6 +375,14 @@ impl Rig {
                 }
                 Effect::Event(event) => self.events.push(event),
             }
+        }
+    }
+
+    fn forget_positions(&mut self, offset: ByteOffset, span: Span) {
+        let bytes = self.pool.bytes(span).to_vec();
+        if let Ok(block) = log_block::decode(&bytes, DEVICE, offset) {
+            let header = log_block::LogHeader { flushed: 0, resolved: 0, previous: self.previous, ..block.header };
+            self.previous = log_block::encode(self.pool.bytes_mut(span), &header, block.packed, DEVICE, offset);
         }
     }
 
@@ -309,11 +398,7 @@ impl Rig {
         match sent {
             Sent::Write { offset, span, .. } => {
                 let bytes = self.pool.bytes(*span);
-                bytes
-                    .chunks(BLOCK)
-                    .enumerate()
-                    .map(|(index, piece)| (offset / BLOCK as u64 + index as u64, Rc::new(piece.try_into().unwrap())))
-                    .collect()
+                bytes.chunks(BLOCK).enumerate().map(|(index, piece)| (offset / BLOCK as u64 + index as u64, piece_of(piece))).collect()
             }
             Sent::Read { .. } | Sent::Flush { .. } => Vec::new(),
         }

@@ -28,7 +28,7 @@ const BLOCKS: u16 = 256;
 const _: () = assert!(BLOCKS_PER_CHUNK as u32 * BLOCK_BYTES == CHUNK_BYTES && BLOCKS as u32 == BLOCKS_PER_EXTENT);
 
 /// Every block of an extent: its state before the records that count, and these records.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct History {
     /// State before the first candidate.
     base: Descriptor,
@@ -88,7 +88,7 @@ enum Step {
 }
 
 /// Work on the extents.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Extent {
     step: Step,
     /// Number in the list of touched extents.

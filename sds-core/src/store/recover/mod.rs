@@ -28,6 +28,7 @@ use crate::unit::{BLOCK_BYTES, ByteCount, ByteOffset};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Superblock(u32),
+    Repair,
     Index { page: u32 },
     Scan { position: u32 },
     Flush,
@@ -39,6 +40,7 @@ pub(super) enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Superblocks,
+    Repair,
     Index,
     Scan,
     Flush,
@@ -48,7 +50,7 @@ enum Stage {
 }
 
 /// Recovery under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Recovery {
     stage: Stage,
     copies: [Result<Superblock, BlockFault>; SUPERBLOCK_COPIES as usize],
@@ -129,6 +131,7 @@ impl Store {
             let Some(stage) = self.recovery().map(|recovery| recovery.stage) else { return };
             let moved = match stage {
                 Stage::Superblocks => self.read_superblocks(cx),
+                Stage::Repair => self.repair_superblocks(cx),
                 Stage::Index => self.read_index(cx),
                 Stage::Scan => self.read_ring(cx),
                 Stage::Flush | Stage::WaitForSettling => false,
@@ -206,9 +209,40 @@ impl Store {
         if let Some(recovery) = self.recovery() {
             recovery.power_lost = power_lost;
             recovery.next = 0;
-            recovery.stage = Stage::Index;
+            recovery.stage = Stage::Repair;
         }
         cx.out.push(Effect::Event(Event::Opening { done_per_mille: 50 }));
+    }
+
+    /// Brings every copy to the chosen superblock. With two copies of it beside two of an older one,
+    /// a crash between the next four writes could leave the older one the majority, after what it
+    /// leads to was overwritten. The flush before the first page is written makes this durable.
+    fn repair_superblocks<B: Buffers>(&mut self, cx: &mut Context<'_, B>) -> bool {
+        let superblock = self.superblock;
+        let Some(recovery) = self.recovery() else { return false };
+        let copy = recovery.next;
+        if copy == SUPERBLOCK_COPIES {
+            if recovery.in_flight > 0 {
+                return false;
+            }
+            recovery.next = 0;
+            recovery.stage = Stage::Index;
+            return true;
+        }
+        if recovery.copies[copy as usize] == Ok(superblock) {
+            recovery.next += 1;
+            return true;
+        }
+        let Some(buffer) = cx.buffers.allocate(BufferClass::Internal, BLOCK_BYTES) else { return false };
+        recovery.next += 1;
+        recovery.in_flight += 1;
+        let span = Span::whole(buffer, BLOCK_BYTES);
+        let offset = superblock.geometry.superblock(copy);
+        superblock.encode(offset, cx.buffers.bytes_mut(span));
+        self.statistics.metadata_writes += 1;
+        self.send_write(cx, Purpose::Recover(Part::Repair), offset, span, false);
+        Self::give_back(cx, buffer);
+        true
     }
 
     fn read_index<B: Buffers>(&mut self, cx: &mut Context<'_, B>) -> bool {
@@ -377,7 +411,7 @@ impl Store {
         recovery.next += match part {
             Part::Superblock(_) => 1,
             Part::Index { .. } | Part::Scan { .. } => bytes / BLOCK_BYTES,
-            Part::Flush | Part::Page { .. } | Part::Data { .. } | Part::PageWrite => 0,
+            Part::Flush | Part::Repair | Part::Page { .. } | Part::Data { .. } | Part::PageWrite => 0,
         };
         self.send_read(cx, Purpose::Recover(part), offset, Span::whole(buffer, bytes));
         Self::give_back(cx, buffer);
@@ -406,7 +440,7 @@ impl Store {
             Part::Data { first, again } => return self.extent_data_read(cx, first, again, span, result),
             Part::Index { page } => superblock.geometry.index_page(superblock.index_home, page),
             Part::Scan { position } => superblock.geometry.log_position(position),
-            Part::Flush | Part::PageWrite => ByteOffset::new(0),
+            Part::Flush | Part::Repair | Part::PageWrite => ByteOffset::new(0),
         };
         if let Err(errno) = result {
             return self.refuse_open(cx, OpenFault::Device { errno, offset });
@@ -421,7 +455,7 @@ impl Store {
             }
             (Part::Flush, _) => self.medium_durable(cx),
             (Part::PageWrite, _) => self.extent_written(),
-            (Part::Index { .. } | Part::Scan { .. } | Part::Superblock(_) | Part::Page { .. } | Part::Data { .. }, _) => {}
+            (Part::Index { .. } | Part::Scan { .. } | Part::Superblock(_) | Part::Repair | Part::Page { .. } | Part::Data { .. }, _) => {}
         }
     }
 }

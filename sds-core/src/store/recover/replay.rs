@@ -30,7 +30,7 @@ pub(super) struct Touched {
 }
 
 /// What the log comes to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Replay {
     pub(super) ceiling: ShardSequence,
     /// Extents that must be settled.

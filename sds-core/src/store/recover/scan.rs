@@ -11,7 +11,7 @@ use crate::format::superblock::Superblock;
 use crate::store::interface::OpenFault;
 
 /// One block of the log.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) sequence: u64,
     flushed: u64,
@@ -22,7 +22,7 @@ pub(super) struct Found {
 }
 
 /// What the ring holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Scan {
     /// In order of sequence once finished.
     pub(super) blocks: Vec<Found>,
