@@ -174,18 +174,16 @@ impl Replica {
 
     /// Does what has become possible, until nothing is left.
     fn carry_on(&mut self, turn: &mut Turn<'_, impl Buffers>) {
-        self.give_room(turn);
         self.expire(turn);
         loop {
             if let Some(saying) = self.devices.next() {
                 self.take_saying(saying, turn);
             } else if let Some(op) = self.locks.next_granted() {
                 self.resume(op, Stage::NeedsLock, turn);
-            } else if !self.continue_trees(turn) && !self.continue_stop(turn) {
+            } else if !self.give_room(turn) && !self.continue_trees(turn) && !self.continue_stop(turn) {
                 break;
             }
         }
-        self.give_room(turn);
         while self.parked.front().is_some_and(|op| !self.is_parked(*op)) {
             self.parked.pop_front();
         }
@@ -195,6 +193,3 @@ impl Replica {
         self.requests.get(op).is_some_and(|request| matches!(request.stage, Stage::Parked { .. }))
     }
 }
-
-#[cfg(test)]
-mod tests;

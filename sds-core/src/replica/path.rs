@@ -144,24 +144,29 @@ impl Replica {
         Some(Room { buffer, len, from_reserve: true })
     }
 
-    /// Gives room to those that wait for it, in order, as far as there is some.
-    pub(super) fn give_room(&mut self, turn: &mut Turn<'_, impl Buffers>) {
-        self.give_room_to(|replica| &mut replica.fragments_without_room, turn);
-        self.give_room_to(|replica| &mut replica.readers_without_room, turn);
+    /// Gives room to those that wait for it, in order, as far as there is some; `false` when nobody
+    /// got any.
+    pub(super) fn give_room(&mut self, turn: &mut Turn<'_, impl Buffers>) -> bool {
+        let fragments = self.give_room_to(|replica| &mut replica.fragments_without_room, turn);
+        let readers = self.give_room_to(|replica| &mut replica.readers_without_room, turn);
+        fragments || readers
     }
 
-    fn give_room_to(&mut self, waiting: impl Fn(&mut Self) -> &mut VecDeque<OpId>, turn: &mut Turn<'_, impl Buffers>) {
+    fn give_room_to(&mut self, waiting: impl Fn(&mut Self) -> &mut VecDeque<OpId>, turn: &mut Turn<'_, impl Buffers>) -> bool {
+        let mut gave = false;
         while let Some(op) = waiting(self).front().copied() {
             let needed = self.requests.get(op).map(|request| (request.kind, room_needed(request.kind, request.header.length)));
             if let Some((kind, Some(len))) = needed {
-                let Some(room) = self.take_room(kind, len, turn) else { return };
+                let Some(room) = self.take_room(kind, len, turn) else { return gave };
                 if let Some(request) = self.requests.get_mut(op) {
                     request.room = Some(room);
                 }
             }
             waiting(self).pop_front();
+            gave = true;
             self.admit(op, None, turn);
         }
+        gave
     }
 
     fn lock(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
