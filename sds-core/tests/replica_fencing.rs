@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
 mod replica_rig;
-mod store_rig;
 
 use replica_rig::*;
 use sds_core::error::Status;
@@ -13,7 +12,6 @@ use sds_core::replica::interface::{Event, Input};
 use sds_core::unit::*;
 use sds_core::view::SessionMode;
 use sds_core::wire::*;
-use store_rig::{DEVICE, formatted};
 
 const B: u32 = BLOCK_BYTES;
 
@@ -77,7 +75,7 @@ fn a_view_that_does_not_come_in_time_is_not_ready() {
 
 #[test]
 fn a_shard_of_a_former_incarnation_is_not_served() {
-    let mut node = Node::opened(vec![formatted(DEVICE_BYTES, 64)], 2);
+    let mut node = Node::opened(vec![Disk::formatted()], 2);
     node.register();
     node.place(1, 1);
     node.push();
@@ -308,7 +306,7 @@ fn an_unknown_client_is_fenced_only_on_knowledge_as_new_as_its_own() {
 
 #[test]
 fn a_node_without_registration_asks_clients_to_wait() {
-    let mut node = Node::opened(vec![formatted(DEVICE_BYTES, 64)], 1);
+    let mut node = Node::opened(vec![Disk::formatted()], 1);
     let link = node.connect();
     node.hello(link, ALICE, 1);
     node.drain();
@@ -323,7 +321,7 @@ fn hellos_that_do_not_fit_are_refused() {
     let mut node = Node::serving();
     let client = Party::Client { client: ALICE, ticket: ticket(ALICE) };
     let wrong_ticket = Party::Client { client: ALICE, ticket: ticket(BOB) };
-    let system = store_rig::SYSTEM;
+    let system = SYSTEM;
     let cases = [
         (Hello { version_min: 2, version_max: 9, system, party: client }, 1, Status::Invalid),
         (Hello::ours(SystemId::new(1), client), 1, Status::Invalid),
@@ -375,7 +373,7 @@ fn a_link_that_does_not_keep_to_the_order_is_dropped_with_its_buffers() {
 
 #[test]
 fn bounds_are_answered() {
-    let mut node = Node::new(vec![formatted(DEVICE_BYTES, 64)], 1, 2 * REQUESTS_PER_CONNECTION_MAX);
+    let mut node = Node::new(vec![Disk::formatted()], 1, 2 * REQUESTS_PER_CONNECTION_MAX);
     node.add_devices();
     node.drain();
     node.register();
@@ -453,7 +451,7 @@ fn a_write_waits_for_its_sequence_to_be_reserved() {
 
 #[test]
 fn one_device_that_cannot_be_opened_does_not_keep_the_others_from_serving() {
-    let mut node = Node::opened(vec![formatted(DEVICE_BYTES, 64), store_rig::Disk::default()], 1);
+    let mut node = Node::opened(vec![Disk::formatted(), Disk::default()], 1);
     assert_eq!(node.registers, 2, "told about each");
     let devices = node.replica.devices();
     assert_eq!((devices[0].state.clone(), devices[0].uuid), (sds_core::control::DeviceState::Open, DEVICE));

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
 mod replica_rig;
-mod store_rig;
 
 use proptest::prelude::*;
 use replica_rig::*;
@@ -13,7 +12,6 @@ use sds_core::replica::interface::{Event, Input};
 use sds_core::unit::*;
 use sds_core::wire::*;
 use std::collections::BTreeMap;
-use store_rig::BLOCK;
 
 const B: u32 = BLOCK_BYTES;
 
@@ -160,7 +158,7 @@ fn a_flush_makes_acknowledged_writes_survive_a_power_cut() {
     assert_eq!((answer.status(), answer.cache_ids), (Status::Ok, cache));
 
     let mut disk = node.disks.remove(0);
-    disk.cut(|_, _| 0);
+    disk.cut();
     let mut node = Node::opened(vec![disk], 2);
     node.register();
     node.install();
@@ -269,11 +267,7 @@ fn a_bad_block_is_an_error_for_that_block_alone_and_is_named() {
     node.finish(request);
     // Sealed, so that the medium can be judged.
     node.run_until(node.now.plus(Nanos::from_millis(5000)));
-    let bad = node.disks[0].pieces().into_iter().find(|piece| {
-        let bytes = node.disks[0].get_durable(*piece).unwrap();
-        bytes.iter().all(|byte| *byte == 0xee)
-    });
-    assert!(node.disks[0].flip(bad.unwrap(), 100));
+    assert!(node.disks[0].flip_first_of(0xee));
     let request = node.read(link, 1, 0, B);
     assert_eq!(node.finish(request).status(), Status::Corrupt);
     assert_eq!(node.contents(link, 1, B, B), block(0xee));

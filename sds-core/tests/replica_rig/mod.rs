@@ -10,7 +10,6 @@
     reason = "shared by several test binaries"
 )]
 
-use crate::store_rig::{BLOCK, BOOT, Disk, SYSTEM, formatted, options};
 use sds_core::buffer::{BufferClass, BufferId, Buffers, Span};
 use sds_core::checksum::ChecksumList;
 use sds_core::collections::OpId;
@@ -21,13 +20,18 @@ use sds_core::map::{InSync, Member, ShardEntry, ShardMap};
 use sds_core::replica::Replica;
 use sds_core::replica::interface::*;
 use sds_core::shard::shard_of;
+use sds_core::store::format::{FormatOptions, plan};
+use sds_core::store::interface::StoreOptions;
 use sds_core::stripe::Stripe;
 use sds_core::unit::*;
 use sds_core::view::{SessionMode, SessionView, ViewUpdate, VolumeView};
 use sds_core::wire::*;
-use std::collections::VecDeque;
-use std::rc::Rc;
+use std::collections::{BTreeMap, VecDeque};
 
+pub const BLOCK: usize = BLOCK_BYTES as usize;
+pub const SYSTEM: SystemId = SystemId::new(0x5157);
+pub const DEVICE: DeviceUuid = DeviceUuid::new(0xd0d0_0001);
+pub const BOOT: BootId = BootId::new(1);
 pub const SHARDS: u32 = 8;
 pub const VOLUME: VolumeId = VolumeId::new(3);
 pub const TREE: TreeId = TreeId::new(30);
@@ -40,6 +44,71 @@ pub const MAP_WAIT: Nanos = Nanos::from_millis(500);
 
 pub fn ticket(client: ClientId) -> Ticket {
     Ticket::new(client.get() ^ 0x5eed)
+}
+
+/// A disk with a volatile cache, in pieces of 4 KiB.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    durable: BTreeMap<u64, Vec<u8>>,
+    cache: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Disk {
+    /// With an empty store on it.
+    pub fn formatted() -> Self {
+        let device_bytes = ByteCount::new(DEVICE_BYTES);
+        let options = FormatOptions { device_bytes, system: SYSTEM, device: DEVICE, boot: BOOT, log_blocks: Some(64) };
+        let plan = plan(&options).expect("fits");
+        let mut disk = Self::default();
+        for (offset, block) in plan.index_blocks().chain(plan.superblocks()) {
+            disk.write(offset.get() / BLOCK as u64, block.as_slice(), true);
+        }
+        disk
+    }
+
+    fn read(&self, piece: u64) -> Option<&Vec<u8>> {
+        self.cache.get(&piece).or_else(|| self.durable.get(&piece))
+    }
+
+    fn write(&mut self, piece: u64, bytes: &[u8], durable: bool) {
+        self.cache.insert(piece, bytes.to_vec());
+        if durable {
+            let bytes = self.cache.remove(&piece).unwrap();
+            self.durable.insert(piece, bytes);
+        }
+    }
+
+    fn flush(&mut self) {
+        self.durable.append(&mut self.cache);
+    }
+
+    /// Power is lost: nothing of the cache is kept.
+    pub fn cut(&mut self) {
+        self.cache.clear();
+    }
+
+    /// Flips a bit of a piece that is all of this value; `false` when there is none.
+    pub fn flip_first_of(&mut self, value: u8) -> bool {
+        self.flush();
+        let piece = self.durable.values_mut().find(|piece| piece.iter().all(|byte| *byte == value));
+        piece.is_some_and(|piece| {
+            piece[100] ^= 0x10;
+            true
+        })
+    }
+}
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        device_bytes: ByteCount::new(DEVICE_BYTES),
+        system: SYSTEM,
+        boot: BOOT,
+        volatile_cache: true,
+        descriptor_cache_bytes: 1 << 20,
+        requests_max: 256,
+        group_commit_wait: Nanos::from_micros(300),
+        seal_after: Nanos::from_millis(1000),
+    }
 }
 
 /// Memory with a budget for clients and one for the rest.
@@ -55,6 +124,10 @@ pub struct Pool {
 }
 
 impl Pool {
+    fn used(&mut self, of_client: bool) -> &mut usize {
+        if of_client { &mut self.client_used } else { &mut self.internal_used }
+    }
+
     fn check_access(&self, span: Span, writes: bool) {
         assert!(self.slots[span.buffer.get() as usize].1 > 0, "a free buffer is not touched");
         let clash = self.in_flight.iter().find(|(other, other_writes)| {
@@ -71,11 +144,7 @@ impl Buffers for Pool {
         if of_client && self.client_used >= self.client_limit {
             return None;
         }
-        if of_client {
-            self.client_used += 1
-        } else {
-            self.internal_used += 1
-        }
+        *self.used(of_client) += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push((Vec::new(), 0, false));
             self.slots.len() as u32 - 1
@@ -98,12 +167,9 @@ impl Buffers for Pool {
         slot.1 -= 1;
         if slot.1 == 0 {
             assert!(self.in_flight.iter().all(|(span, _)| span.buffer != buffer), "a buffer at the disk is not freed");
-            if slot.2 {
-                self.client_used -= 1
-            } else {
-                self.internal_used -= 1
-            }
             slot.0.fill(0xdd);
+            let of_client = slot.2;
+            *self.used(of_client) -= 1;
             self.free.push(buffer.get());
         }
     }
@@ -174,7 +240,7 @@ pub fn shard(extent: u32) -> ShardId {
 impl Node {
     /// A node on fresh disks that has its registration and view and serves.
     pub fn serving() -> Self {
-        let mut node = Self::opened(vec![formatted(DEVICE_BYTES, 64)], 1);
+        let mut node = Self::opened(vec![Disk::formatted()], 1);
         node.register();
         node.install();
         node
@@ -231,7 +297,7 @@ impl Node {
 
     pub fn add_devices(&mut self) {
         for slot in 0..self.disks.len() as u16 {
-            self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options(DEVICE_BYTES) });
+            self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options() });
         }
     }
 
@@ -342,7 +408,7 @@ impl Node {
                     result = DiskResult::Error { errno: 5 };
                 } else {
                     for (at, part) in self.pool.bytes(span).chunks(BLOCK).enumerate() {
-                        disk.write(offset / BLOCK as u64 + at as u64, Rc::new(part.try_into().unwrap()), durable);
+                        disk.write(offset / BLOCK as u64 + at as u64, part, durable);
                     }
                 }
                 op
