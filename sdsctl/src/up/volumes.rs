@@ -1,0 +1,124 @@
+//! Waits until an embedded cluster's devices serve, then makes the volumes asked for.
+//!
+//! Invariant: the pool's shards are placed (by the first volume) only when every device is there, so a
+//! new cluster uses all of them; a volume that exists is left as it is.
+
+use super::args::UpArgs;
+use sds_core::cluster::leader::{ApiReply, ApiRequest};
+use sds_core::cluster::report::{DeviceStateStatus, SystemStatus};
+use sds_core::cluster::{CreateVolume, Refusal};
+use sds_core::stripe::Stripe;
+use sds_core::unit::ByteCount;
+use std::time::{Duration, Instant};
+
+/// Time between two looks at the cluster while it starts.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Time between two lines on what is waited for.
+const SAY_EVERY: Duration = Duration::from_secs(2);
+/// The pool embedded clusters use.
+const POOL: &str = "default";
+
+/// Why a volume cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// The metadata manager ended.
+    #[error("the metadata manager does not answer; its log says why")]
+    NoAnswer,
+    /// A device of a new cluster does not serve.
+    #[error("device {path} of {sds} does not serve: {reason}")]
+    Device {
+        /// Whose.
+        sds: String,
+        /// Which.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The volume is refused.
+    #[error("volume {name:?} cannot be made: {refusal}")]
+    Refused {
+        /// Which.
+        name: String,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Makes the volumes once the devices serve.
+pub(super) async fn make(args: &UpArgs, mdm: &mdm::Mdm) -> Result<(), VolumeError> {
+    let api = mdm.api();
+    wait_for_devices(args, &api).await?;
+    for volume in &args.volumes {
+        let stripe = Stripe::default();
+        let create = CreateVolume {
+            name: volume.name.clone(),
+            size: ByteCount::new(volume.size.bytes()),
+            pool: POOL.to_owned(),
+            stripe_unit: stripe.unit(),
+            stripe_width: stripe.width(),
+            key: None,
+        };
+        loop {
+            match api.request(ApiRequest::CreateVolume(create.clone())).await {
+                Ok(ApiReply::VolumeCreated { .. } | ApiReply::Refused(Refusal::VolumeExists { .. })) => break,
+                Ok(ApiReply::Refused(refusal)) => return Err(VolumeError::Refused { name: volume.name.clone(), refusal }),
+                Ok(ApiReply::Overloaded | ApiReply::Unknown) => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(_) | Err(_) => return Err(VolumeError::NoAnswer),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn wait_for_devices(args: &UpArgs, api: &mdm::Api) -> Result<(), VolumeError> {
+    let mut said = Instant::now();
+    loop {
+        let Ok(ApiReply::Status(status)) = api.request(ApiRequest::Status).await else { return Err(VolumeError::NoAnswer) };
+        match look(args, &status)? {
+            Look::Ready => return Ok(()),
+            Look::Waiting(what) if said.elapsed() >= SAY_EVERY => {
+                eprintln!("waiting for {what}");
+                said = Instant::now();
+            }
+            Look::Waiting(_) => {}
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    Ready,
+    Waiting(String),
+}
+
+fn look(args: &UpArgs, status: &SystemStatus) -> Result<Look, VolumeError> {
+    let placed = status.pools.iter().any(|pool| pool.name == POOL && pool.shards.total > 0);
+    let mut serving = 0;
+    let mut failed = 0;
+    let mut opening = Vec::new();
+    for server in &status.sds {
+        for device in &server.devices {
+            match &device.state {
+                DeviceStateStatus::Open if server.up_to_date => serving += 1,
+                DeviceStateStatus::Open => opening.push(format!("{} to hear of it", server.name)),
+                DeviceStateStatus::Opening { done_per_mille } => {
+                    opening.push(format!("{} {} ({} %)", server.name, device.path, done_per_mille / 10));
+                }
+                // What is stored on the others can still be had.
+                DeviceStateStatus::Failed { .. } if placed => failed += 1,
+                DeviceStateStatus::Failed { reason } => {
+                    return Err(VolumeError::Device { sds: server.name.clone(), path: device.path.clone(), reason: reason.clone() });
+                }
+            }
+        }
+    }
+    let wanted = u32::from(args.sds) * u32::from(args.devices_per_sds);
+    Ok(if serving + failed >= wanted && opening.is_empty() {
+        Look::Ready
+    } else if opening.is_empty() {
+        Look::Waiting(format!("{} of {wanted} devices", wanted.saturating_sub(serving + failed)))
+    } else {
+        Look::Waiting(opening.join(", "))
+    })
+}
