@@ -8,7 +8,7 @@
 //! What this must not know: what messages mean (but for the addresses in a view).
 
 use sds_core::codec;
-use sds_core::control::{ClientToMdm, MdmToClient};
+use sds_core::control::{ClientToMdm, MdmToClient, Speaker};
 use sds_core::view::ViewUpdate;
 use sds_ring::Address;
 use std::io;
@@ -204,6 +204,9 @@ async fn read_all(
 }
 
 async fn write_all(mut writer: impl AsyncWrite + Unpin, outgoing: &mut mpsc::Receiver<(u64, ClientToMdm)>, number: u64) -> io::Error {
+    if let Err(error) = writer.write_all(&Speaker::Client.preamble()).await {
+        return error;
+    }
     while let Some((connection, message)) = outgoing.recv().await {
         if connection != number {
             continue;
@@ -270,13 +273,22 @@ mod tests {
         codec::decode(&bytes).expect("decodes")
     }
 
+    /// Takes a connection and what it says of itself.
+    async fn accept(listener: &TcpListener) -> TcpStream {
+        let (mut stream, _) = listener.accept().await.expect("connects");
+        let mut preamble = [0; Speaker::PREAMBLE_BYTES];
+        stream.read_exact(&mut preamble).await.expect("a preamble");
+        assert_eq!(Speaker::from_preamble(preamble), Some(Speaker::Client));
+        stream
+    }
+
     #[tokio::test]
     async fn messages_go_out_on_the_connection_they_were_meant_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
         let address = listener.local_addr().expect("bound").to_string();
         // The first address refuses: the second is tried.
         let mut end = start(&tokio::runtime::Handle::current(), vec!["127.0.0.1:1".into(), address], Arc::new(|| ()));
-        let (mut stream, _) = listener.accept().await.expect("connects");
+        let mut stream = accept(&listener).await;
         assert!(matches!(next(&mut end).await, FromMdm::Up { connection: 1 }));
         end.say(ClientToMdm::Heartbeat);
         assert_eq!(read_from_client(&mut stream).await, ClientToMdm::Heartbeat);
@@ -287,7 +299,7 @@ mod tests {
         assert!(matches!(next(&mut end).await, FromMdm::Down));
         // Meant for the first connection: must not come before the hello of the second.
         end.say(ClientToMdm::Heartbeat);
-        let (mut stream, _) = listener.accept().await.expect("connects again");
+        let mut stream = accept(&listener).await;
         assert!(matches!(next(&mut end).await, FromMdm::Up { connection: 2 }));
         end.say(ClientToMdm::List { request: 5 });
         assert_eq!(read_from_client(&mut stream).await, ClientToMdm::List { request: 5 });
@@ -302,7 +314,7 @@ mod tests {
         let address = listener.local_addr().expect("bound").to_string();
         let mut end = start(&tokio::runtime::Handle::current(), vec![address], Arc::new(|| ()));
         for garbage in [&[0xff_u8; 64][..], &[3, 0, 0, 0, 9, 9, 9]] {
-            let (mut stream, _) = listener.accept().await.expect("connects");
+            let mut stream = accept(&listener).await;
             assert!(matches!(next(&mut end).await, FromMdm::Up { .. }));
             stream.write_all(garbage).await.expect("sent");
             assert!(matches!(next(&mut end).await, FromMdm::Down));

@@ -1,7 +1,7 @@
 //! An MDM that grants what is asked; one pool of 64 shards, a device a server.
 
 use sds_core::codec;
-use sds_core::control::{ClientToMdm, MdmToClient, OpenError, Opened, VolumeLine};
+use sds_core::control::{ClientToMdm, MdmToClient, OpenError, Opened, Speaker, VolumeLine};
 use sds_core::id::{
     ClientId, DeviceId, Epoch, Incarnation, MapVersion, PoolId, SdsId, SessionGeneration, ShardSequence, SystemId, TreeId, VolumeId,
 };
@@ -39,9 +39,14 @@ impl FakeMdm {
         let mdm = Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(1), address };
         let serving = mdm.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((mut stream, _)) = listener.accept().await {
                 let mdm = serving.clone();
-                tokio::spawn(async move { mdm.converse(stream).await });
+                tokio::spawn(async move {
+                    let mut preamble = [0; Speaker::PREAMBLE_BYTES];
+                    stream.read_exact(&mut preamble).await.expect("a preamble");
+                    assert_eq!(Speaker::from_preamble(preamble), Some(Speaker::Client));
+                    mdm.converse(stream).await;
+                });
             }
         });
         mdm
