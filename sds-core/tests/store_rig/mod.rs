@@ -128,8 +128,9 @@ pub struct Disk {
     pub sum: u64,
     /// Values written since the last flush, oldest first, per piece.
     cache: BTreeMap<u64, Vec<Piece>>,
-    /// What a piece held before its last write.
-    former: BTreeMap<u64, Option<Piece>>,
+    /// When a piece was last written, and what it held before.
+    former: BTreeMap<u64, (u64, Option<Piece>)>,
+    order: u64,
     pub writes: u64,
     pub bytes_written: u64,
     pub flushes: u64,
@@ -155,7 +156,8 @@ impl Disk {
 
     pub fn write(&mut self, piece: u64, bytes: Piece, durable: bool) {
         let former = self.read(piece).cloned();
-        self.former.insert(piece, former);
+        self.order += 1;
+        self.former.insert(piece, (self.order, former));
         if durable {
             self.cache.remove(&piece);
             self.set(piece, Some(bytes));
@@ -173,12 +175,25 @@ impl Disk {
     /// The last write of a piece never happened.
     pub fn lose(&mut self, piece: u64) -> bool {
         match self.former.get(&piece).cloned() {
-            Some(former) => {
+            Some((_, former)) => {
                 self.put(piece, former);
                 true
             }
             None => false,
         }
+    }
+
+    /// The last write of a piece went to the one after it. Not if that was written later: then
+    /// nothing is left of the fault but a lost write.
+    pub fn misdirect(&mut self, piece: u64) -> bool {
+        let order = |piece| self.former.get(&piece).map_or(0, |(order, _)| *order);
+        if order(piece) < order(piece + 1) {
+            return false;
+        }
+        let bytes = self.get_durable(piece);
+        let lost = self.lose(piece);
+        self.put(piece + 1, bytes);
+        lost
     }
 
     /// Values written since the last flush, by piece.
