@@ -136,12 +136,17 @@ impl Geometry {
         }
         let device_blocks = device_bytes.get() / BLOCK;
         let free = device_blocks.saturating_sub(blocks_needed(log_blocks, 0));
-        // Each extent costs 258 blocks and a 1/126 share of two index pages.
-        let mut extents = (free / (2 + u64::from(BLOCKS_PER_EXTENT))).min(u64::from(EXTENTS_MAX));
+        // Each extent costs 258 blocks and a 1/126 share of two index pages; a share of a page is a
+        // whole page, so the estimate may be one too many, never more than a few too few.
+        let per_extent = 2 + u64::from(BLOCKS_PER_EXTENT);
+        let entries = u64::from(ENTRIES_PER_PAGE);
+        let estimate = u128::from(free) * u128::from(entries) / u128::from(per_extent * entries + 2);
+        let mut extents = u64::try_from(estimate).unwrap_or(u64::MAX).min(u64::from(EXTENTS_MAX));
         while extents > 0 && blocks_needed(log_blocks, extents) > device_blocks {
-            // The estimate above ignores the index: about one extent in 16 000 too many.
-            let over = blocks_needed(log_blocks, extents) - device_blocks;
-            extents = extents.saturating_sub(over.div_ceil(2 + u64::from(BLOCKS_PER_EXTENT)).max(1));
+            extents -= 1;
+        }
+        while extents < u64::from(EXTENTS_MAX) && blocks_needed(log_blocks, extents + 1) <= device_blocks {
+            extents += 1;
         }
         match u32::try_from(extents) {
             Ok(extents) if extents > 0 => Ok(Self { device_blocks, log_blocks, extents }),
