@@ -8,6 +8,7 @@ use crate::identity::{self, Identity, IdentityError};
 use crate::report::{FROM_ROLE_MAX, FromRole, TO_ROLE_MAX, ToRole};
 use crate::role::{Listening, Parts, SdsRole};
 use crossbeam::queue::ArrayQueue;
+use sds_core::replica::DeviceStatus;
 use sds_core::replica::interface::ReplicaOptions;
 use sds_core::unit::Nanos;
 use sds_ring::{Address, LoopOptions, LoopThread, PoolOptions, RingError, Waker};
@@ -153,6 +154,7 @@ pub struct Node {
     address: Address,
     stop: watch::Sender<bool>,
     state: watch::Receiver<NodeState>,
+    devices: watch::Receiver<Vec<DeviceStatus>>,
     ended: Receiver<Result<(), NodeError>>,
     data_loop: Option<LoopThread>,
 }
@@ -192,14 +194,15 @@ impl Node {
     fn with(shell: NodeShell, address: Address, data_loop: Option<LoopThread>) -> (impl Future<Output = ()> + Send, Self) {
         let (stop, stop_receiver) = watch::channel(false);
         let (state_sender, state) = watch::channel(NodeState::Starting);
+        let (devices_sender, devices) = watch::channel(Vec::new());
         let (ended_sender, ended) = mpsc::sync_channel(1);
-        let control = Control::new(shell, &address, state_sender);
+        let control = Control::new(shell, &address, state_sender, devices_sender);
         let body = async move {
             let result = control.run(stop_receiver).await;
             // Nobody asks any more if the handle was dropped.
             let _ = ended_sender.send(result);
         };
-        (body, Self { address, stop, state, ended, data_loop })
+        (body, Self { address, stop, state, devices, ended, data_loop })
     }
 
     /// Where it listens.
@@ -212,6 +215,12 @@ impl Node {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<NodeState> {
         self.state.clone()
+    }
+
+    /// Its devices as the data loop last told, twice a second.
+    #[must_use]
+    pub fn devices(&self) -> watch::Receiver<Vec<DeviceStatus>> {
+        self.devices.clone()
     }
 
     /// Asks it to stop; does not wait.

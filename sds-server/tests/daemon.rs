@@ -89,6 +89,31 @@ fn sigterm_and_sigint_end_it_in_order() {
 }
 
 #[test]
+fn systemd_is_told() {
+    let (directory, mdm) = (directory(), FakeMdm::new());
+    let socket = directory.path().join("notify");
+    let receiver = std::os::unix::net::UnixDatagram::bind(&socket).expect("bound");
+    receiver.set_read_timeout(Some(common::WAIT)).expect("set");
+    let state = directory.path().join("state");
+    let daemon = Daemon(
+        sds()
+            .env("NOTIFY_SOCKET", &socket)
+            .args(["--listen", "127.0.0.1:0", "--mdm", &mdm.address(), "--state-dir"])
+            .arg(&state)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts"),
+    );
+    let mut bytes = [0; 64];
+    let told = receiver.recv(&mut bytes).expect("told");
+    assert_eq!(&bytes[..told], b"READY=1");
+    daemon.signal(rustix::process::Signal::TERM);
+    let told = receiver.recv(&mut bytes).expect("told");
+    assert_eq!(&bytes[..told], b"STOPPING=1");
+}
+
+#[test]
 fn what_was_acknowledged_before_a_kill_is_there_after_it() {
     let (directory, mdm) = (directory(), FakeMdm::new());
     // The last acknowledged stamp of each block.

@@ -115,6 +115,7 @@ fn run(config: NodeConfig) -> Result<(), Box<dyn std::error::Error>> {
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let node = Node::start(config)?;
     tracing::info!(address = %node.address(), "listening");
+    notify("READY=1");
     let mut state = node.state();
     runtime.block_on(async {
         tokio::select! {
@@ -124,6 +125,23 @@ fn run(config: NodeConfig) -> Result<(), Box<dyn std::error::Error>> {
             () = async { while state.changed().await.is_ok() {} } => {}
         }
     });
+    notify("STOPPING=1");
     node.stop()?;
     Ok(())
+}
+
+/// Tells systemd (`Type=notify`), if it asks to be told; see sd_notify(3).
+fn notify(state: &str) {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match path.as_bytes().split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name),
+        Some(_) | None => SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "systemd could not be told");
+    }
 }

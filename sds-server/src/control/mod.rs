@@ -55,7 +55,8 @@ pub(crate) struct Control {
     held: Vec<(DeviceSlot, bring::Ready)>,
     /// What each device that has been looked at belongs to.
     looked_at: Vec<Option<Option<SystemId>>>,
-    statuses: Vec<DeviceStatus>,
+    /// As the role last told; shared with whoever holds the node.
+    statuses: watch::Sender<Vec<DeviceStatus>>,
     connection: Option<Connection>,
     confirmed: Option<MapVersion>,
 }
@@ -69,7 +70,12 @@ enum Next {
 }
 
 impl Control {
-    pub(crate) fn new(shell: NodeShell, address: &Address, state: watch::Sender<NodeState>) -> Self {
+    pub(crate) fn new(
+        shell: NodeShell,
+        address: &Address,
+        state: watch::Sender<NodeState>,
+        statuses: watch::Sender<Vec<DeviceStatus>>,
+    ) -> Self {
         let NodeShell { config, identity, inbox, waker, from_role, .. } = shell;
         let advertise = if config.advertise.is_empty() { std::slice::from_ref(address) } else { &config.advertise };
         let addresses = advertise.iter().map(ToString::to_string).collect();
@@ -86,7 +92,7 @@ impl Control {
             stages: vec![Stage::Opening { done_per_mille: 0 }; devices],
             held: Vec::new(),
             looked_at: vec![None; devices],
-            statuses: Vec::new(),
+            statuses,
             connection: None,
             confirmed: None,
             config,
@@ -186,10 +192,12 @@ impl Control {
     async fn on_role(&mut self, message: FromRole) -> Result<(), NodeError> {
         match message {
             FromRole::Register(statuses) => {
-                self.statuses = statuses;
+                self.statuses.send_replace(statuses);
                 self.register().await;
             }
-            FromRole::Report(statuses) => self.statuses = statuses,
+            FromRole::Report(statuses) => {
+                self.statuses.send_replace(statuses);
+            }
             FromRole::Confirm(version) => {
                 self.confirmed = self.confirmed.max(Some(version));
                 self.send(&SdsToMdm::Confirm { version }).await;
@@ -256,7 +264,7 @@ impl Control {
             addresses: self.addresses.clone(),
             fault_set: self.config.fault_set.clone().unwrap_or_else(|| self.config.name.clone()),
             life: self.identity.life,
-            devices: device_reports(&self.config.devices, &self.stages, &self.statuses),
+            devices: device_reports(&self.config.devices, &self.stages, &self.statuses.borrow()),
         };
         self.send(&message).await;
     }
@@ -272,7 +280,7 @@ impl Control {
         let message = SdsToMdm::Heartbeat {
             loop_turns: self.status.turns(),
             oldest_disk_request_ms: self.status.oldest_disk_request().get() / 1_000_000,
-            devices: device_reports(&self.config.devices, &self.stages, &self.statuses),
+            devices: device_reports(&self.config.devices, &self.stages, &self.statuses.borrow()),
         };
         self.send(&message).await;
     }
