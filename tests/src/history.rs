@@ -18,7 +18,7 @@ pub struct Moment {
     pub time: Nanos,
 }
 
-/// A session of one client on one volume, in the order of their opening over the whole run; 1-based.
+/// A session of one client on one volume: the generation the MDM gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionSerial(pub u32);
 
@@ -105,13 +105,12 @@ pub enum Mark {
         /// The new session; lower ones are fenced.
         session: SessionSerial,
     },
-    /// Somebody asked for the volume when `after` was its newest session: that one and those before may
-    /// be fenced from here on.
+    /// A client asked for the volume: sessions of others may be fenced from here on.
     TakeOver {
         /// Which volume.
         volume: u32,
-        /// Newest session so far.
-        after: SessionSerial,
+        /// Who asked.
+        client: u16,
     },
     /// A storage fault destroyed the block's bytes: an error is right, other bytes are not.
     Damaged {

@@ -10,8 +10,12 @@
 
 pub mod buffers;
 pub mod checker;
+pub mod disk;
 pub mod history;
+pub mod network;
 pub mod pattern;
+pub mod pipe;
 pub mod prng;
 pub mod schedule;
 pub mod trace;
+pub mod workload;

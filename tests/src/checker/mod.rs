@@ -275,9 +275,10 @@ fn check_errors(history: &History, allowance: Allowance, place_of: &impl Fn(u32,
         };
         let explained = match status {
             Status::Corrupt => any(&|mark| matches!(mark, Mark::Damaged { volume, lba } if touches(*volume, *lba))),
-            Status::Fenced => any(&|mark| matches!(mark, Mark::TakeOver { volume, after } if *volume == op.volume && *after >= op.session)),
+            Status::Fenced => any(&|mark| matches!(mark, Mark::TakeOver { volume, client } if *volume == op.volume && *client != op.client)),
             Status::FlushLost => op.action == Action::Flush && any(&cut_or_trouble),
             Status::NoSpace => allowance.no_space && matches!(op.action, Action::Write(_)),
+            Status::DeviceFailed if any(&|mark| matches!(mark, Mark::Damaged { volume, lba } if touches(*volume, *lba))) => true,
             Status::DeviceFailed => {
                 let block = u64::from(BLOCK_BYTES);
                 let lbas = op.offset / block..(op.offset + op.len).div_ceil(block);

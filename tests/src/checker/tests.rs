@@ -34,8 +34,6 @@ impl Story {
     }
 
     fn open(&mut self) {
-        let after = SessionSerial(self.session);
-        self.mark(Mark::TakeOver { volume: VOLUME, after });
         self.session += 1;
         let session = SessionSerial(self.session);
         self.mark(Mark::Opened { volume: VOLUME, session });
@@ -396,7 +394,7 @@ fn fenced_needs_a_take_over() {
     let mut story = Story::new();
     story.written(1);
     let write = story.write(2);
-    story.mark(Mark::TakeOver { volume: VOLUME, after: SessionSerial(1) });
+    story.mark(Mark::TakeOver { volume: VOLUME, client: 1 });
     story.failed(write, Status::Fenced);
     story.is_right();
 }
