@@ -1,0 +1,208 @@
+//! One seed's run, drawn before it starts: who is there, what is asked, what goes wrong and how often.
+//!
+//! Every seed enables its own subset of troubles (Groce et al., "Swarm testing", 2012): rare
+//! combinations are reached sooner than by enabling everything always.
+//!
+//! Invariant: there is one copy of each block, so a fault that destroys data destroys only bytes that
+//! the checker is told of; everything else must be survived by every run.
+
+use crate::buffers::Budgets;
+use crate::disk::Profile;
+use crate::prng::Prng;
+use crate::workload::{Mix, VolumeSpec};
+use sds_core::unit::Nanos;
+
+/// Which roles share a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Each its own process on its own host.
+    Apart,
+    /// All servers and the first client in one process (`sdsctl up`).
+    Embedded,
+    /// Client *i* in the process of server *i*.
+    HyperConverged,
+}
+
+/// Mean nanoseconds between two troubles of a kind; `None`: never in this run.
+pub type Every = Option<u64>;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// A process is killed and started again.
+    pub crash: Every,
+    /// A host, or every host, loses power.
+    pub power_cut: Every,
+    /// A link breaks.
+    pub link_loss: Every,
+    /// A process does nothing for a while.
+    pub pause: Every,
+    /// The MDM is away for a while.
+    pub mdm_loss: Every,
+    /// A control connection breaks.
+    pub control_loss: Every,
+    /// A server is stopped cleanly and started again.
+    pub clean_restart: Every,
+    /// A device is slow for a while.
+    pub slow_disk: Every,
+    /// A byte of a data block at rest changes.
+    pub flip: Every,
+    /// A data write is acknowledged and not done.
+    pub lost_write: Every,
+    /// A data write goes to another data block.
+    pub misdirected_write: Every,
+    /// A data block at rest cannot be read.
+    pub latent_error: Every,
+    /// A write or flush fails: the device's life is over until its process is started again.
+    pub write_error: Every,
+    /// A user gives its volume back and opens it again.
+    pub reopen: Every,
+    /// A frame's payload is damaged under way.
+    pub damaged_payload: Every,
+}
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Number of data servers.
+    pub servers: usize,
+    /// Number of clients.
+    pub clients: usize,
+    /// Devices of each server.
+    pub devices: usize,
+    /// Who shares a process.
+    pub layout: Layout,
+    /// Extents of each device.
+    pub extents: u32,
+    /// Blocks of each device's record log.
+    pub log_blocks: u32,
+    /// Kind of device.
+    pub profile: Profile,
+    /// Shards of the pool.
+    pub shards: u32,
+    /// Volumes.
+    pub volumes: Vec<VolumeSpec>,
+    /// Which volume each client works on.
+    pub works_on: Vec<usize>,
+    /// What is asked.
+    pub mix: Mix,
+    /// Most requests a user has outstanding.
+    pub depth: usize,
+    /// Memory of each process.
+    pub budgets: Budgets,
+    /// How long troubles last; after it everything heals.
+    pub duration: Nanos,
+    /// Requests after which a user only waits for the end.
+    pub requests_per_client: u64,
+    /// Mean one-way delay between processes.
+    pub network_ns: u64,
+    /// What goes wrong.
+    pub troubles: Troubles,
+    /// Whether devices may be too small for what is written.
+    pub may_be_full: bool,
+    /// How long a log block may wait for company.
+    pub group_commit_wait: Nanos,
+    /// How long after its last write an extent is sealed.
+    pub seal_after: Nanos,
+    /// Memory for descriptor pages.
+    pub descriptor_cache_bytes: usize,
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+impl Plan {
+    /// Draws the run of a seed.
+    #[must_use]
+    pub fn draw(chance: &mut Prng) -> Self {
+        let servers = usize::try_from(chance.within(1..5)).expect("small");
+        let clients = usize::try_from(chance.within(1..4)).expect("small");
+        let devices = if chance.chance(1, 4) { 2 } else { 1 };
+        let layout = *chance.pick(&[Layout::Apart, Layout::Apart, Layout::Embedded, Layout::HyperConverged]);
+        let volumes: Vec<VolumeSpec> =
+            (0..chance.within(1..3)).map(|number| VolumeSpec::draw(format!("volume-{number}"), chance)).collect();
+        let works_on = (0..clients).map(|_| chance.index(volumes.len())).collect();
+        let may_be_full = chance.chance(1, 6);
+        let profile = Profile {
+            read_ns: chance.within(20_000..200_000),
+            write_ns: chance.within(20_000..300_000),
+            flush_ns: chance.within(50_000..3_000_000),
+            volatile_cache: !chance.chance(1, 6),
+        };
+        let frames = chance.within(16..128);
+        Self {
+            servers,
+            clients,
+            devices,
+            layout,
+            extents: u32::try_from(if may_be_full { chance.within(2..10) } else { chance.within(80..160) }).expect("small"),
+            log_blocks: u32::try_from(*chance.pick(&[32, 40, 64, 256])).expect("small"),
+            profile,
+            shards: u32::try_from(*chance.pick(&[1, 4, 16, 64])).expect("small"),
+            volumes,
+            works_on,
+            mix: Mix::draw(chance),
+            depth: usize::try_from(*chance.pick(&[1, 2, 8, 32])).expect("small"),
+            budgets: Budgets { client: frames << 17, replicate: frames << 17, internal: 24 << 20 },
+            duration: Nanos::new(chance.within(60 * SECOND..75 * SECOND)),
+            requests_per_client: 2_000 / clients as u64,
+            network_ns: *chance.pick(&[5_000, 50_000, 500_000]),
+            troubles: Troubles::draw(chance),
+            may_be_full,
+            group_commit_wait: Nanos::from_micros(300),
+            seal_after: Nanos::from_millis(1_000),
+            descriptor_cache_bytes: *chance.pick(&[256 * 4096, 1024 * 4096]),
+        }
+    }
+
+    /// A quiet run for named scenarios: one server, one client, one volume of 3 MiB, no trouble.
+    #[must_use]
+    pub fn quiet() -> Self {
+        let volume = VolumeSpec { name: "volume-0".into(), size: 3 << 20, stripe_unit: 128 << 10, stripe_width: 2, spots: vec![(0, 64 << 10)] };
+        Self {
+            servers: 1,
+            clients: 1,
+            devices: 1,
+            layout: Layout::Apart,
+            extents: 16,
+            log_blocks: 64,
+            profile: Profile { read_ns: 100_000, write_ns: 100_000, flush_ns: 1_000_000, volatile_cache: true },
+            shards: 4,
+            volumes: vec![volume],
+            works_on: vec![0],
+            mix: Mix { read: 40, write: 40, zero: 5, trim: 5, flush: 5, status: 5, durable_per_mille: 50, aligned_per_mille: 700 },
+            depth: 8,
+            budgets: Budgets { client: 8 << 20, replicate: 8 << 20, internal: 24 << 20 },
+            duration: Nanos::new(10 * SECOND),
+            requests_per_client: 500,
+            network_ns: 50_000,
+            troubles: Troubles::default(),
+            may_be_full: false,
+            group_commit_wait: Nanos::from_micros(300),
+            seal_after: Nanos::from_millis(1_000),
+            descriptor_cache_bytes: 256 * 4096,
+        }
+    }
+}
+
+impl Troubles {
+    fn draw(chance: &mut Prng) -> Self {
+        let mut every = |likely: u64, from: u64, to: u64| chance.chance(likely, 100).then(|| chance.within(from * SECOND..to * SECOND));
+        Self {
+            crash: every(60, 2, 15),
+            power_cut: every(45, 4, 25),
+            link_loss: every(50, 1, 10),
+            pause: every(30, 3, 20),
+            mdm_loss: every(25, 10, 30),
+            control_loss: every(30, 5, 20),
+            clean_restart: every(20, 10, 30),
+            slow_disk: every(25, 5, 20),
+            flip: every(15, 5, 20),
+            lost_write: every(15, 5, 20),
+            misdirected_write: every(10, 5, 20),
+            latent_error: every(10, 5, 20),
+            write_error: every(10, 15, 40),
+            reopen: every(40, 4, 20),
+            damaged_payload: every(15, 2, 10),
+        }
+    }
+}
