@@ -8,14 +8,20 @@
 //! follows from it is the machines' business, and whether it was right is the checkers'.
 #![forbid(unsafe_code)]
 
+pub mod atlas;
 pub mod buffers;
+pub mod canary;
 pub mod checker;
 pub mod disk;
 pub mod history;
+pub mod mdm;
 pub mod network;
 pub mod pattern;
 pub mod pipe;
+pub mod plan;
 pub mod prng;
+pub mod run;
 pub mod schedule;
 pub mod trace;
 pub mod workload;
+pub mod world;

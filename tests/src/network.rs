@@ -60,6 +60,8 @@ pub enum Arrival {
 pub struct End {
     /// Which process.
     pub process: ProcessIndex,
+    /// Which client or server (by the side) of the world.
+    pub role: usize,
     /// In which life.
     pub life: u64,
     /// It was told that the link is up and not that it is gone.
@@ -108,11 +110,10 @@ pub struct Network {
 
 impl Network {
     /// Makes a link; nobody is told yet.
-    pub fn connect(&mut self, client: (ProcessIndex, u64), server: (ProcessIndex, u64)) -> LinkId {
+    pub fn connect(&mut self, client: End, server: End) -> LinkId {
         self.next += 1;
         let id = LinkId::new(self.next);
-        let end = |(process, life)| End { process, life, open: false };
-        self.links.insert(id, Link { ends: [end(client), end(server)], pipes: [Pipe::default(), Pipe::default()], broken: false });
+        self.links.insert(id, Link { ends: [client, server], pipes: [Pipe::default(), Pipe::default()], broken: false });
         id
     }
 

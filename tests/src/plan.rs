@@ -84,6 +84,8 @@ pub struct Plan {
     pub volumes: Vec<VolumeSpec>,
     /// Which volume each client works on.
     pub works_on: Vec<usize>,
+    /// Whether each client only reads.
+    pub read_only: Vec<bool>,
     /// What is asked.
     pub mix: Mix,
     /// Most requests a user has outstanding.
@@ -140,6 +142,7 @@ impl Plan {
             shards: u32::try_from(*chance.pick(&[1, 4, 16, 64])).expect("small"),
             volumes,
             works_on,
+            read_only: (0..clients).map(|client| client > 0 && chance.chance(1, 4)).collect(),
             mix: Mix::draw(chance),
             depth: usize::try_from(*chance.pick(&[1, 2, 8, 32])).expect("small"),
             budgets: Budgets { client: frames << 17, replicate: frames << 17, internal: 24 << 20 },
@@ -157,7 +160,8 @@ impl Plan {
     /// A quiet run for named scenarios: one server, one client, one volume of 3 MiB, no trouble.
     #[must_use]
     pub fn quiet() -> Self {
-        let volume = VolumeSpec { name: "volume-0".into(), size: 3 << 20, stripe_unit: 128 << 10, stripe_width: 2, spots: vec![(0, 64 << 10)] };
+        let volume =
+            VolumeSpec { name: "volume-0".into(), size: 3 << 20, stripe_unit: 128 << 10, stripe_width: 2, spots: vec![(0, 64 << 10)] };
         Self {
             servers: 1,
             clients: 1,
@@ -169,6 +173,7 @@ impl Plan {
             shards: 4,
             volumes: vec![volume],
             works_on: vec![0],
+            read_only: vec![false],
             mix: Mix { read: 40, write: 40, zero: 5, trim: 5, flush: 5, status: 5, durable_per_mille: 50, aligned_per_mille: 700 },
             depth: 8,
             budgets: Budgets { client: 8 << 20, replicate: 8 << 20, internal: 24 << 20 },

@@ -6,6 +6,7 @@
 use crate::prng::mix;
 use core::fmt;
 use sds_core::unit::Nanos;
+use std::io::Write;
 
 /// How much of the story is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,8 @@ impl Trace {
     pub fn tell(&self, now: Nanos, line: impl FnOnce() -> String) {
         match self.telling {
             Telling::Silent => {}
-            Telling::Aloud => println!("{} {}", Stamp(now), line()),
+            // Whoever reads the story may stop reading.
+            Telling::Aloud => drop(writeln!(std::io::stdout().lock(), "{} {}", Stamp(now), line())),
         }
     }
 

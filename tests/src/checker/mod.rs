@@ -275,7 +275,9 @@ fn check_errors(history: &History, allowance: Allowance, place_of: &impl Fn(u32,
         };
         let explained = match status {
             Status::Corrupt => any(&|mark| matches!(mark, Mark::Damaged { volume, lba } if touches(*volume, *lba))),
-            Status::Fenced => any(&|mark| matches!(mark, Mark::TakeOver { volume, client } if *volume == op.volume && *client != op.client)),
+            Status::Fenced => {
+                any(&|mark| matches!(mark, Mark::TakeOver { volume, client } if *volume == op.volume && *client != op.client))
+            }
             Status::FlushLost => op.action == Action::Flush && any(&cut_or_trouble),
             Status::NoSpace => allowance.no_space && matches!(op.action, Action::Write(_)),
             Status::DeviceFailed if any(&|mark| matches!(mark, Mark::Damaged { volume, lba } if touches(*volume, *lba))) => true,

@@ -240,7 +240,9 @@ impl Disk {
                     let to = match request.fate {
                         Fate::Lost { piece } if piece == index => continue,
                         Fate::Misdirected { piece, to } if piece == index => to,
-                        Fate::Lost { .. } | Fate::Misdirected { .. } | Fate::Well | Fate::Error | Fate::Short => request.first + index as u64,
+                        Fate::Lost { .. } | Fate::Misdirected { .. } | Fate::Well | Fate::Error | Fate::Short => {
+                            request.first + index as u64
+                        }
                     };
                     self.medium.write(to, piece, *durable || all_durable);
                 }

@@ -1,0 +1,65 @@
+//! One seed from beginning to end, and its verdict.
+
+use crate::canary::Canary;
+use crate::plan::Plan;
+use crate::prng::{Prng, mix};
+use crate::trace::Telling;
+use crate::world::{Counts, World};
+use sds_core::unit::Nanos;
+
+/// What came of a seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What must not have happened; empty if all is well.
+    pub violations: Vec<String>,
+    /// Blocks whose history could not be decided.
+    pub undecided: u64,
+    /// Blocks that were checked.
+    pub blocks: u64,
+    /// Virtual time.
+    pub simulated: Nanos,
+    /// What was counted.
+    pub counts: Counts,
+    /// Hash of everything that happened.
+    pub hash: u64,
+    /// How much that was.
+    pub events: u64,
+}
+
+/// The plan of a seed.
+#[must_use]
+pub fn plan_of(seed: u64) -> Plan {
+    Plan::draw(&mut Prng::new(mix(seed ^ 0x5d5_0001)))
+}
+
+/// Runs a seed.
+#[must_use]
+pub fn run_seed(seed: u64, canary: Option<Canary>, telling: Telling) -> Report {
+    let plan = plan_of(seed);
+    if telling == Telling::Aloud {
+        println!("seed {seed}: {plan:?}");
+    }
+    let mut world = World::new(plan, seed, canary, telling);
+    world.run();
+    report(seed, &world)
+}
+
+/// The verdict on a world that has ended.
+#[must_use]
+pub fn report(seed: u64, world: &World) -> Report {
+    let verdict = world.check();
+    let mut violations = world.violations().to_vec();
+    violations.extend(verdict.violations.into_iter().map(|violation| violation.story));
+    Report {
+        seed,
+        violations,
+        undecided: verdict.undecided,
+        blocks: verdict.blocks,
+        simulated: world.now(),
+        counts: world.counts(),
+        hash: world.trace().hash(),
+        events: world.trace().events(),
+    }
+}

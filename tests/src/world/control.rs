@@ -1,0 +1,354 @@
+//! Control connections of the world, and the MDM at their other end.
+
+use super::{Event, World};
+use crate::mdm::{Down, Role, Up};
+use sds_core::cluster::CreateVolume;
+use sds_core::cluster::leader::{ApiReply, ApiRequest, Effect, Input};
+use sds_core::codec;
+use sds_core::control::{MdmToClient, MdmToSds};
+use sds_core::machine::{LinkId, Token};
+use sds_core::replica::interface as replica;
+use sds_core::unit::{ByteCount, Nanos};
+use sds_core::volume::interface as volume;
+
+/// The pool of every run.
+pub(super) const POOL: &str = "sim";
+const COMMIT_NS: u64 = 2_000_000;
+
+impl World {
+    pub(super) fn start_mdm(&mut self) {
+        let now = self.now();
+        self.mdm.start(now);
+        self.mdm_wake = None;
+        self.trace.note(now, &[20], || "the MDM leads".to_owned());
+        self.step_mdm(Input::Wake);
+    }
+
+    pub(super) fn stop_mdm(&mut self) {
+        let now = self.now();
+        self.trace.note(now, &[21], || "the MDM is away".to_owned());
+        let chance = &mut self.chance;
+        self.mdm.stop(|| chance.chance(1, 2));
+        self.operating = None;
+        for connection in self.mdm.whole() {
+            self.break_control(connection);
+        }
+        let away = self.chance.below(8_000_000_000);
+        self.schedule.after(away, Event::StartMdm);
+    }
+
+    fn step_mdm(&mut self, input: Input) {
+        let now = self.now();
+        for effect in self.mdm.step(now, input) {
+            self.mdm_effect(effect);
+        }
+        if let Some(at) = self.mdm.deadline() {
+            let at = at.max(now).plus(Nanos::new(1_000));
+            if self.mdm_wake.is_none_or(|known| at < known) {
+                self.mdm_wake = Some(at);
+                self.schedule.at(at, Event::WakeMdm { term: self.mdm.term() });
+            }
+        }
+    }
+
+    pub(super) fn wake_mdm(&mut self, term: u64) {
+        if term == self.mdm.term() && self.mdm.is_up() {
+            self.mdm_wake = None;
+            self.step_mdm(Input::Wake);
+        }
+    }
+
+    pub(super) fn commit(&mut self, term: u64) {
+        if term != self.mdm.term() || !self.mdm.is_up() {
+            return;
+        }
+        if let Some(input) = self.mdm.commit_next() {
+            let now = self.now();
+            self.trace.note(now, &[22], || format!("committed: {input:?}"));
+            self.step_mdm(input);
+        }
+    }
+
+    fn mdm_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Propose { proposal, command } => {
+                self.mdm.propose(proposal, through_codec(&command));
+                let delay = self.chance.delay(COMMIT_NS);
+                self.schedule.after(delay, Event::Commit { term: self.mdm.term() });
+            }
+            Effect::ToSds { link, message } => self.control_send_down(link, Down::Sds(through_codec(&message))),
+            Effect::ToClient { link, message } => self.control_send_down(link, Down::Client(through_codec(&message))),
+            Effect::Close { link } => {
+                if let Some(connection) = self.mdm.connection(link) {
+                    connection.broken = true;
+                }
+                self.control_send_down(link, Down::Gone);
+            }
+            Effect::Answer { token, reply } => self.operator_answered(token, reply),
+            Effect::Event(event) => {
+                let now = self.now();
+                self.trace.note(now, &[23], || format!("mdm: {event:?}"));
+            }
+        }
+    }
+
+    fn control_send_down(&mut self, link: LinkId, message: Down) {
+        let delay = self.network_delay();
+        let at = self.now().plus(Nanos::new(delay));
+        let Some(connection) = self.mdm.connection(link) else { return };
+        if connection.broken && !matches!(message, Down::Gone) {
+            return;
+        }
+        if let Some(at) = connection.down.push(at, message) {
+            self.schedule.at(at, Event::ControlDown(link));
+        }
+    }
+
+    /// A role connects; it is told when it has come through.
+    pub(super) fn connect_control(&mut self, role: Role, life: u64) {
+        let (process, known) = match role {
+            Role::Server(server) => (self.servers[server].process, self.servers[server].control),
+            Role::Client(client) => (self.clients[client].process, self.clients[client].control),
+        };
+        if !self.is_alive(process, life) || known.is_some() {
+            return;
+        }
+        if !self.mdm.is_up() {
+            let delay = 50_000_000 + self.chance.below(400_000_000);
+            return self.schedule.after(delay, Event::ConnectControl { role, life });
+        }
+        let link = self.mdm.connect(role, life);
+        match role {
+            Role::Server(server) => {
+                self.servers[server].control = Some(link);
+                self.servers[server].greeted = false;
+            }
+            Role::Client(client) => self.clients[client].control = Some(link),
+        }
+        self.control_send_down(link, Down::Here);
+    }
+
+    /// A role says something to the MDM, if it is connected.
+    pub(super) fn tell_mdm(&mut self, role: Role, message: Up) {
+        let (link, greeted) = match role {
+            Role::Server(server) => (self.servers[server].control, self.servers[server].greeted),
+            Role::Client(client) => (self.clients[client].control, true),
+        };
+        let Some(link) = link.filter(|_| greeted) else { return };
+        let delay = self.network_delay();
+        let at = self.now().plus(Nanos::new(delay));
+        let Some(connection) = self.mdm.connection(link).filter(|connection| !connection.broken) else { return };
+        if let Some(at) = connection.up.push(at, message) {
+            self.schedule.at(at, Event::ControlUp(link));
+        }
+    }
+
+    pub(super) fn control_up(&mut self, link: LinkId) {
+        let Some(connection) = self.mdm.connection(link) else { return };
+        let (message, next) = connection.up.arrive();
+        if let Some(at) = next {
+            self.schedule.at(at, Event::ControlUp(link));
+        }
+        let now = self.now();
+        match message {
+            None => {}
+            Some(Up::Sds(message)) => {
+                self.trace.note(now, &[24, link.get()], || format!("to mdm over {}: {}", link.get(), short(&message)));
+                self.step_mdm(Input::Sds { link, message: through_codec(&message) });
+            }
+            Some(Up::Client(message)) => {
+                self.trace.note(now, &[25, link.get()], || format!("to mdm over {}: {}", link.get(), short(&message)));
+                self.step_mdm(Input::Client { link, message: through_codec(&message) });
+            }
+            Some(Up::Gone) => {
+                self.step_mdm(Input::Unlinked { link });
+                self.mdm.forget_if_over(link);
+            }
+        }
+    }
+
+    pub(super) fn control_down(&mut self, link: LinkId) {
+        let Some(connection) = self.mdm.connection(link) else { return };
+        let (role, life) = (connection.role, connection.life);
+        let process = match role {
+            Role::Server(server) => self.servers[server].process,
+            Role::Client(client) => self.clients[client].process,
+        };
+        let until = self.processes[process.0].paused_until;
+        if until > self.schedule.now() {
+            return self.schedule.at(until, Event::ControlDown(link));
+        }
+        let Some(connection) = self.mdm.connection(link) else { return };
+        let (message, next) = connection.down.arrive();
+        if let Some(at) = next {
+            self.schedule.at(at, Event::ControlDown(link));
+        }
+        let current = match role {
+            Role::Server(server) => self.servers[server].control,
+            Role::Client(client) => self.clients[client].control,
+        };
+        if self.is_alive(process, life) && current == Some(link) {
+            match (role, message) {
+                (_, None) => {}
+                (Role::Server(server), Some(Down::Here)) => {
+                    self.servers[server].greeted = true;
+                    self.register(server);
+                }
+                (Role::Client(client), Some(Down::Here)) => self.step_client(client, volume::Input::Mdm { up: true }),
+                (Role::Server(server), Some(Down::Sds(message))) => self.server_hears(server, message),
+                (Role::Client(client), Some(Down::Client(message))) => self.client_hears(client, &message),
+                (_, Some(Down::Gone)) => {
+                    match role {
+                        Role::Server(server) => self.servers[server].control = None,
+                        Role::Client(client) => {
+                            self.clients[client].control = None;
+                            self.step_client(client, volume::Input::Mdm { up: false });
+                        }
+                    }
+                    let delay = 10_000_000 + self.chance.below(300_000_000);
+                    self.schedule.after(delay, Event::ConnectControl { role, life });
+                }
+                (Role::Server(_), Some(Down::Client(_))) | (Role::Client(_), Some(Down::Sds(_))) => {
+                    self.violate(format!("{role:?} was told what is not for it"));
+                }
+            }
+        }
+        self.mdm.forget_if_over(link);
+    }
+
+    fn server_hears(&mut self, server: usize, message: MdmToSds) {
+        let now = self.now();
+        self.trace.note(now, &[26, server as u64], || format!("mdm to server {server}: {}", short(&message)));
+        match message {
+            MdmToSds::Registered { system, sds, incarnation, devices } => {
+                self.step_server(server, replica::Input::Registered { system, sds, incarnation, devices: &devices });
+            }
+            MdmToSds::View(update) => self.step_server(server, replica::Input::View(&update)),
+            MdmToSds::Refused { reason } => self.violate(format!("server {server} was refused: {reason}")),
+        }
+    }
+
+    fn client_hears(&mut self, client: usize, message: &MdmToClient) {
+        let now = self.now();
+        self.trace.note(now, &[27, client as u64], || format!("mdm to client {client}: {}", short(message)));
+        if let MdmToClient::Opened { result: Ok(opened), .. } = message {
+            let newest = &mut self.newest_session;
+            let place = opened.volume.get() as usize;
+            if newest.len() <= place {
+                newest.resize(place + 1, 0);
+            }
+            newest[place] = newest[place].max(opened.generation.get());
+            self.clients[client].user.granted = Some((opened.volume.get(), opened.generation.get()));
+        }
+        self.step_client(client, volume::Input::Control(message));
+    }
+
+    /// A control connection breaks; each side learns of it in its own time.
+    pub(super) fn break_control(&mut self, link: LinkId) {
+        let Some(connection) = self.mdm.connection(link) else { return };
+        connection.broken = true;
+        let (up, down) = (connection.up.len(), connection.down.len());
+        let (keep_up, keep_down) = (self.chance.index(up + 1), self.chance.index(down + 1));
+        let late = *self.chance.pick(&[1, 1_000_000, 1_000_000_000]);
+        let at = self.now().plus(Nanos::new(self.chance.below(late)));
+        let Some(connection) = self.mdm.connection(link) else { return };
+        let _ = connection.up.cut(keep_up, || 0);
+        let _ = connection.down.cut(keep_down.max(1), || 0);
+        let up = connection.up.push(at, Up::Gone);
+        let down = connection.down.push(at, Down::Gone);
+        if let Some(at) = up {
+            self.schedule.at(at, Event::ControlUp(link));
+        }
+        if let Some(at) = down {
+            self.schedule.at(at, Event::ControlDown(link));
+        }
+    }
+
+    /// The connections of a dead process break.
+    pub(super) fn break_controls_of(&mut self, servers: &[usize], clients: &[usize]) {
+        let links: Vec<LinkId> = servers
+            .iter()
+            .filter_map(|server| self.servers[*server].control)
+            .chain(clients.iter().filter_map(|client| self.clients[*client].control))
+            .collect();
+        for link in links {
+            if self.mdm.connection(link).is_some_and(|connection| !connection.broken) {
+                self.break_control(link);
+            }
+        }
+    }
+
+    /// The operator makes the pool and the volumes, and asks again until they are there.
+    pub(super) fn operate(&mut self) {
+        let done = self.pool_made && self.volumes_made == self.plan.volumes.len();
+        if done {
+            return;
+        }
+        self.schedule.after(200_000_000, Event::Operate);
+        if !self.mdm.is_up() || self.operating.is_some() {
+            return;
+        }
+        if !self.pool_made {
+            self.ask_operator(ApiRequest::CreatePool { name: POOL.to_owned(), shards: self.plan.shards });
+            return;
+        }
+        // Shards are placed over the devices that are there at the first volume: wait for all.
+        let devices = self.mdm.cluster().devices().filter(|(_, device)| device.open).count();
+        if devices < self.plan.servers * self.plan.devices && self.volumes_made == 0 {
+            return;
+        }
+        let spec = &self.plan.volumes[self.volumes_made];
+        let create = CreateVolume {
+            name: spec.name.clone(),
+            size: ByteCount::new(spec.size),
+            pool: POOL.to_owned(),
+            stripe_unit: spec.stripe_unit,
+            stripe_width: spec.stripe_width,
+            key: Some(spec.name.clone()),
+        };
+        self.ask_operator(ApiRequest::CreateVolume(create));
+    }
+
+    fn ask_operator(&mut self, request: ApiRequest) {
+        self.tokens += 1;
+        self.operating = Some(self.tokens);
+        self.step_mdm(Input::Api { token: Token::new(self.tokens), request });
+    }
+
+    fn operator_answered(&mut self, token: Token, reply: ApiReply) {
+        if self.operating != Some(token.get()) {
+            return;
+        }
+        self.operating = None;
+        let now = self.now();
+        self.trace.note(now, &[28], || format!("mdm to operator: {}", short(&reply)));
+        match reply {
+            ApiReply::PoolCreated(_) => self.pool_made = true,
+            ApiReply::VolumeCreated { .. } => self.volumes_made += 1,
+            ApiReply::Refused(sds_core::cluster::Refusal::PoolExists { .. }) => self.pool_made = true,
+            ApiReply::Refused(sds_core::cluster::Refusal::NotInitialised) | ApiReply::Unknown | ApiReply::Overloaded => {}
+            ApiReply::Refused(refusal) => self.violate(format!("the operator was refused: {refusal}")),
+            ApiReply::VolumeDeleted | ApiReply::Volume(_) | ApiReply::Volumes(_) | ApiReply::Pools(_) | ApiReply::Status(_) => {}
+        }
+        if self.pool_made {
+            self.schedule.after(1_000_000, Event::Operate);
+        }
+    }
+}
+
+/// A message as it comes out at the other end.
+fn through_codec<T: serde::Serialize + serde::de::DeserializeOwned>(message: &T) -> T {
+    let bytes = codec::encode(message).expect("control messages of a small world are small");
+    codec::decode(&bytes).expect("what was encoded can be decoded")
+}
+
+/// A message cut to a readable length.
+fn short(message: &impl core::fmt::Debug) -> String {
+    let mut text = format!("{message:?}");
+    if text.len() > 400 {
+        let end = (0..=400).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}

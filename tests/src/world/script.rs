@@ -1,0 +1,186 @@
+//! What a named scenario does to the world, step by step, instead of leaving it to chance.
+
+use super::{Event, Phase, UserState, World};
+use crate::checker::{self, Allowance, Verdict};
+use crate::history::{Answer, OpIndex};
+use crate::network::ProcessIndex;
+use crate::workload::Wish;
+use sds_core::id::VolumeId;
+use sds_core::shard::shard_of;
+use sds_core::unit::{BLOCK_BYTES, ByteOffset, Nanos};
+
+impl World {
+    /// Lets the run go to its end, whatever happens.
+    pub fn run(&mut self) {
+        while self.phase != Phase::Over && self.turn() {}
+        if self.phase != Phase::Over && self.violations.is_empty() {
+            self.violate("nothing is going to happen any more, and the run is not over".to_owned());
+        }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&mut self, nanos: u64) {
+        let until = self.now().plus(Nanos::new(nanos));
+        while self.now() < until && self.turn() {}
+    }
+
+    /// Lets things happen until `done` or for at most a minute; says whether it came to be.
+    pub fn wait_until(&mut self, done: impl Fn(&Self) -> bool) -> bool {
+        let until = self.now().plus(Nanos::from_millis(60_000));
+        while !done(self) {
+            if self.now() > until || !self.turn() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// From here on a user does only what the script says.
+    pub fn take_over_user(&mut self, client: usize) {
+        self.clients[client].user.scripted = true;
+    }
+
+    /// Opens a user's volume (by force if told so) and waits until it has it.
+    pub fn open(&mut self, client: usize, force: bool) -> bool {
+        self.clients[client].user.scripted = true;
+        self.clients[client].user.force = force;
+        self.nudge_user(client, 1);
+        self.wait_until(|world| matches!(world.clients[client].user.state, UserState::Open { .. }))
+    }
+
+    /// What a user is doing.
+    #[must_use]
+    pub fn user(&self, client: usize) -> UserState {
+        self.clients[client].user.state
+    }
+
+    /// Asks for something and does not wait; gives the operations it was cut into.
+    ///
+    /// # Panics
+    /// If the user has no open volume.
+    pub fn ask(&mut self, client: usize, wish: Wish) -> Vec<OpIndex> {
+        let UserState::Open { volume, .. } = self.user(client) else { panic!("the script's user {client} has its volume open") };
+        let user = &mut self.clients[client].user;
+        user.made.clear();
+        user.shall(wish, volume.stripe);
+        let life = self.processes[self.clients[client].process.0].life;
+        while self.clients[client].user.waiting() > 0 && self.violations.is_empty() {
+            self.user_looks(client, life);
+            if self.clients[client].user.waiting() > 0 && !self.turn() {
+                break;
+            }
+        }
+        core::mem::take(&mut self.clients[client].user.made)
+    }
+
+    /// Asks for something and waits for the answers.
+    pub fn ask_and_wait(&mut self, client: usize, wish: Wish) -> Vec<Option<Answer>> {
+        let ops = self.ask(client, wish);
+        self.answers(&ops)
+    }
+
+    /// Waits for operations; `None` for those that are not answered within a minute.
+    pub fn answers(&mut self, ops: &[OpIndex]) -> Vec<Option<Answer>> {
+        let answer = |world: &Self, op: &OpIndex| world.history.ops()[op.0 as usize].answered.clone().map(|(_, answer)| answer);
+        self.wait_until(|world| ops.iter().all(|op| answer(world, op).is_some()));
+        ops.iter().map(|op| answer(self, op)).collect()
+    }
+
+    /// The process of a server.
+    #[must_use]
+    pub fn process_of_server(&self, server: usize) -> ProcessIndex {
+        self.servers[server].process
+    }
+
+    /// The process of a client.
+    #[must_use]
+    pub fn process_of_client(&self, client: usize) -> ProcessIndex {
+        self.clients[client].process
+    }
+
+    /// Kills a process.
+    pub fn kill(&mut self, process: ProcessIndex) {
+        self.kill_process(process);
+    }
+
+    /// Starts a process.
+    pub fn start(&mut self, process: ProcessIndex) {
+        self.schedule.after(1, Event::Start(process));
+    }
+
+    /// Cuts the power of a server's host.
+    pub fn cut_power_of_server(&mut self, server: usize) {
+        self.cut_power(self.processes[self.servers[server].process.0].host);
+    }
+
+    /// Pauses a process for so many nanoseconds.
+    pub fn pause_for(&mut self, process: ProcessIndex, nanos: u64) {
+        self.pause(process, self.now().plus(Nanos::new(nanos)));
+    }
+
+    /// Breaks every link.
+    pub fn break_links(&mut self) {
+        for link in self.network.whole() {
+            self.break_link(link);
+        }
+    }
+
+    /// Changes a bit of every copy of a block that lies on a device; says how many there were. The
+    /// checker is told.
+    pub fn flip_block(&mut self, volume: u32, lba: u64, byte: usize) -> usize {
+        let mut flipped = 0;
+        for disk in 0..self.disks.len() {
+            let pieces: Vec<u64> = self.disks[disk]
+                .medium()
+                .settled()
+                .filter(|(_, piece)| self.atlas.identify(piece) == Some((volume, lba)))
+                .map(|(number, _)| number)
+                .collect();
+            for piece in pieces {
+                self.disks[disk].medium_mut().flip(piece, byte, 1);
+                flipped += 1;
+            }
+        }
+        if flipped > 0 {
+            self.mark(crate::history::Mark::Damaged { volume, lba });
+        }
+        flipped
+    }
+
+    /// The first disk, to look at.
+    #[must_use]
+    pub fn disk(&self, disk: usize) -> &crate::disk::Disk {
+        &self.disks[disk]
+    }
+
+    /// Numbers of a server's first store.
+    #[must_use]
+    pub fn statistics(&self, server: usize) -> Option<sds_core::store::interface::Statistics> {
+        Some(self.servers[server].machine.as_ref()?.devices().first()?.statistics)
+    }
+
+    /// Ends the troubles now, so that `run` goes through the end of the run.
+    pub fn end_troubles(&mut self) {
+        self.plan.duration = Nanos::ZERO;
+    }
+
+    /// Checks what the users saw.
+    #[must_use]
+    pub fn check(&self) -> Verdict {
+        let allowance = Allowance { no_space: self.plan.may_be_full };
+        checker::check(&self.history, allowance, |volume, lba| self.place_of(volume, lba))
+    }
+
+    /// The host on whose device a block lies.
+    fn place_of(&self, volume: u32, lba: u64) -> Option<u32> {
+        let cluster = self.mdm.cluster();
+        let known = cluster.volume(VolumeId::new(volume))?;
+        let pool = cluster.pool(known.pool)?;
+        let place = known.stripe.locate(ByteOffset::new(lba * u64::from(BLOCK_BYTES)));
+        let shard = shard_of(known.tree, place.extent, pool.map.shard_count());
+        let member = pool.map.entry(shard)?.in_sync.primary()?;
+        let sds = cluster.server(cluster.device(member.device)?.sds)?;
+        let server = self.servers.iter().find(|server| server.uuid == sds.uuid)?;
+        u32::try_from(self.processes[server.process.0].host).ok()
+    }
+}
