@@ -76,7 +76,7 @@ pub(super) fn check(
 
 fn check_session<'v>(kind: Kind, header: &Header, client: ClientId, view: &'v View) -> Result<&'v VolumeView, Verdict> {
     let sender_is_ahead = header.map_version > view.version();
-    let wait = |late| Verdict::Park { pull: Some(newer_than(view).max(header.map_version)), late };
+    let wait = |late| Verdict::Park { pull: Some(seen_by_now(header, view)), late };
     let Some(volume) = view.volume(header.volume) else {
         let may_come = header.volume != VolumeId::default() && (sender_is_ahead || view.version() == MapVersion::default());
         return Err(if may_come { wait(Status::NotReady) } else { Verdict::Refuse(Status::NoVolume) });
@@ -117,9 +117,10 @@ fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl
     let (epoch, slot) = match view.standing(volume.pool, shard, |device| devices.slot_of(device).is_some()) {
         Standing::Unknown => return Verdict::Refuse(Status::Invalid),
         Standing::Elsewhere { epoch } | Standing::Former { epoch } if header.epoch < epoch => return Verdict::Refuse(Status::MapStale),
-        Standing::Elsewhere { epoch } if header.epoch == epoch => return Verdict::Refuse(Status::Invalid),
+        // A device that is still being opened is not known by its id yet: the sender may well be right.
+        Standing::Elsewhere { epoch } if header.epoch == epoch => return Verdict::Park { pull: None, late: Status::NotReady },
         Standing::Elsewhere { .. } => {
-            return Verdict::Park { pull: Some(newer_than(view).max(header.map_version)), late: Status::NotReady };
+            return Verdict::Park { pull: Some(seen_by_now(header, view)), late: Status::NotReady };
         }
         Standing::Former { .. } => return Verdict::Park { pull: None, late: Status::NotReady },
         Standing::Here { epoch, slot } => (epoch, slot),
@@ -128,7 +129,7 @@ fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl
         return Verdict::Refuse(Status::MapStale);
     }
     if header.epoch > epoch {
-        return Verdict::Park { pull: Some(newer_than(view).max(header.map_version)), late: Status::NotReady };
+        return Verdict::Park { pull: Some(seen_by_now(header, view)), late: Status::NotReady };
     }
     match devices.serving(slot) {
         Serving::NotYet => return Verdict::Park { pull: None, late: Status::NotReady },
@@ -157,8 +158,9 @@ fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, devic
     Verdict::Serve(Route { slot, key: ExtentKey::default(), range, pool: volume.pool, shard: header.shard, epoch: header.epoch })
 }
 
-fn newer_than(view: &View) -> MapVersion {
-    MapVersion::new(view.version().get().saturating_add(1))
+/// The newest version that is known to exist: to ask for more would say that the MDM went back in time.
+fn seen_by_now(header: &Header, view: &View) -> MapVersion {
+    header.map_version.max(view.version())
 }
 
 /// The whole blocks that a range of an extent touches.

@@ -50,10 +50,6 @@ impl Replica {
         }
     }
 
-    pub(super) fn next_version(&self) -> MapVersion {
-        MapVersion::new(self.view.version().get().saturating_add(1))
-    }
-
     /// Works out what is served here now, and looks again at whatever has waited for that.
     fn look_again(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         if let Some(identity) = self.identity {

@@ -101,7 +101,7 @@ impl Replica {
             Judgement::Unknown => {
                 self.links.ask(link, hello, header, turn.now.plus(self.options.map_wait));
                 if self.identity.is_some() {
-                    self.pull(header.map_version.max(self.next_version()), turn);
+                    self.pull(header.map_version.max(self.view.version()), turn);
                 }
             }
         }

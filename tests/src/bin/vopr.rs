@@ -39,6 +39,8 @@ struct Arguments {
 
 /// Seeds within which a canary must be caught.
 const CANARY_SEEDS: u64 = 200;
+/// Violations of one seed that are printed.
+const VIOLATIONS_TOLD: usize = 4;
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// Sums over seeds.
@@ -78,8 +80,11 @@ fn duration(nanos: u128) -> String {
 
 fn tell_failure(report: &Report, canary: Option<Canary>) {
     println!("seed {} failed at {} of virtual time:", report.seed, duration(u128::from(report.simulated.get())));
-    for violation in &report.violations {
+    for violation in report.violations.iter().take(VIOLATIONS_TOLD) {
         println!("  {violation}");
+    }
+    if report.violations.len() > VIOLATIONS_TOLD {
+        println!("  … and {} more", report.violations.len() - VIOLATIONS_TOLD);
     }
     if canary.is_none() {
         println!("  replay: cargo run --release -p sds-tests --bin vopr -- --seed {} --trace", report.seed);

@@ -279,7 +279,11 @@ fn check_errors(history: &History, allowance: Allowance, place_of: &impl Fn(u32,
                 any(&|mark| matches!(mark, Mark::TakeOver { volume, client } if *volume == op.volume && *client != op.client))
             }
             Status::FlushLost => op.action == Action::Flush && any(&cut_or_trouble),
-            Status::NoSpace => allowance.no_space && matches!(op.action, Action::Write(_)),
+            // Less than a block is written, whatever the bytes are.
+            Status::NoSpace => {
+                allowance.no_space
+                    && (matches!(op.action, Action::Write(_)) || op.len < u64::from(BLOCK_BYTES) && op.action == Action::Zero)
+            }
             Status::DeviceFailed if any(&|mark| matches!(mark, Mark::Damaged { volume, lba } if touches(*volume, *lba))) => true,
             Status::DeviceFailed => {
                 let block = u64::from(BLOCK_BYTES);

@@ -50,7 +50,8 @@ impl World {
             }
             Phase::Healing => {
                 self.revive();
-                if self.clients.iter().all(|client| client.user.is_at_rest()) && self.requests_at_servers() == 0 {
+                let up = self.processes.iter().all(|process| process.alive) && self.servers.iter().all(|server| !server.stopping);
+                if up && self.clients.iter().all(|client| client.user.is_at_rest()) && self.requests_at_servers() == 0 {
                     self.enter(Phase::Stopping);
                     self.stop_all();
                 }

@@ -43,6 +43,8 @@ use user::User;
 pub(crate) enum Event {
     /// A process starts.
     Start(ProcessIndex),
+    /// A process with a failed device is killed, to be started again.
+    GiveUp { process: ProcessIndex, life: u64 },
     /// A disk request ends.
     Disk { disk: usize, number: RequestNumber },
     /// A disk request that the shell pretends has ended (a canary).
@@ -346,6 +348,7 @@ impl World {
             Event::Link { link, side } => self.network.get(*link).map(|link| link.end(*side).process),
             // What the kernel and the world do goes on; completions are handed over later (see `disks`).
             Event::Start(_)
+            | Event::GiveUp { .. }
             | Event::Disk { .. }
             | Event::FakeDone { .. }
             | Event::Connect { .. }
@@ -365,6 +368,12 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Start(process) => self.start_process(process),
+            Event::GiveUp { process, life } => {
+                if self.is_alive(process, life) {
+                    self.kill_process(process);
+                    self.restart_later(process);
+                }
+            }
             Event::Disk { disk, number } => self.disk_done(disk, number),
             Event::FakeDone { server, life, fake } => self.fake_done(server, life, fake),
             Event::OpenDevice { server, life, slot } => self.open_device(server, life, slot),

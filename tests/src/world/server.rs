@@ -14,7 +14,7 @@ use sds_core::machine::LinkId;
 use sds_core::replica::Replica;
 use sds_core::replica::interface::{DeviceSlot, Effect, Event as Told, Input, ReplicaOptions};
 use sds_core::store::format::{FormatOptions, plan};
-use sds_core::store::interface::{Event as StoreEvent, StoreOptions};
+use sds_core::store::interface::{Event as StoreEvent, OpenFault, StoreOptions};
 use sds_core::stripe::Place;
 use sds_core::unit::{ByteCount, Nanos};
 
@@ -202,6 +202,7 @@ impl World {
         match event {
             StoreEvent::Opening { .. } => {}
             StoreEvent::Opened(_) => self.device_opened(disk),
+            StoreEvent::OpenFailed(OpenFault::Device { .. }) if self.is_in_trouble(server) => self.give_up_process(server),
             StoreEvent::OpenFailed(fault) => self.violate(format!("server {server} cannot open disk {disk}: {fault}")),
             StoreEvent::UnsettledKept { key, block } => {
                 let found = self.mdm.cluster().volumes().find(|(_, volume)| volume.tree == key.tree);
@@ -218,17 +219,27 @@ impl World {
                 self.violate(format!("server {server} disk {disk}: descriptor page of {key:?} is damaged, and nothing damaged it"));
             }
             StoreEvent::DeviceFailed { errno } => {
-                let place = u32::try_from(self.processes[self.servers[server].process.0].host).unwrap_or(u32::MAX);
-                let expected = self.history.marks().iter().any(|(_, mark)| *mark == Mark::DeviceTrouble { place });
-                if !expected {
+                if !self.is_in_trouble(server) {
                     self.violate(format!("server {server} disk {disk}: failed with error {errno}, and nothing was wrong with it"));
                 }
-                // Its life in this process is over: an operator restarts the process.
-                let process = self.servers[server].process;
-                self.processes[process.0].dies_in_step = true;
+                self.give_up_process(server);
             }
             StoreEvent::StaleCompletion => self.violate(format!("server {server} disk {disk}: a completion was not in flight")),
         }
+    }
+
+    /// Whether a device of this server's host was made to fail.
+    fn is_in_trouble(&self, server: usize) -> bool {
+        let place = u32::try_from(self.processes[self.servers[server].process.0].host).unwrap_or(u32::MAX);
+        self.history.marks().iter().any(|(_, mark)| *mark == Mark::DeviceTrouble { place })
+    }
+
+    /// A device's life in this process is over: an operator restarts the process.
+    fn give_up_process(&mut self, server: usize) {
+        let process = self.servers[server].process;
+        let delay = self.chance.below(2_000_000_000);
+        let life = self.processes[process.0].life;
+        self.schedule.after(delay, Event::GiveUp { process, life });
     }
 
     pub(super) fn reports(&self, server: usize) -> Vec<DeviceReport> {
@@ -270,8 +281,7 @@ impl World {
         }
         let devices = self.reports(server);
         let Some(machine) = &self.servers[server].machine else { return };
-        let now = self.now();
-        let oldest = machine.status().oldest_disk_request.map_or(0, |since| now.since(since).get() / 1_000_000);
+        let oldest = machine.status().oldest_disk_request.get() / 1_000_000;
         let loop_turns = self.servers[server].steps;
         self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Heartbeat { loop_turns, oldest_disk_request_ms: oldest, devices }));
         self.schedule.after(HEARTBEAT_NS, Event::Heartbeat { server, life });

@@ -153,6 +153,8 @@ impl World {
                 let client = self.chance.index(self.clients.len());
                 self.clients[client].user.leave = true;
             }
+            // One at a time: a client gives up after several damaged answers to one request.
+            Trouble::DamagedPayload if self.armed.contains(&Armed::Payload) => {}
             Trouble::DamagedPayload => self.armed.push(Armed::Payload),
         }
     }

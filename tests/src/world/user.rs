@@ -24,6 +24,10 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 /// How long a user without a buffer waits at most.
 const NO_BUFFER_NS: u64 = 500_000;
 
+/// Most changes of one block that a user has outstanding: the checker's search grows with two to the
+/// power of them.
+const CHANGES_OF_A_BLOCK_MAX: usize = 5;
+
 /// What a user is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserState {
@@ -293,11 +297,35 @@ impl World {
                 }
                 return;
             };
+            if self.is_crowded(client, piece) {
+                self.clients[client].user.backlog.push_front(piece);
+                return;
+            }
             if !self.ask_piece(client, volume, session, piece) {
                 self.clients[client].user.backlog.push_front(piece);
                 return self.nudge_user(client, NO_BUFFER_NS);
             }
         }
+    }
+
+    /// Whether as many changes of the piece's blocks are outstanding as the checker can look through.
+    fn is_crowded(&self, client: usize, piece: Piece) -> bool {
+        let (offset, len) = match piece {
+            Piece::Write { offset, len, .. } => (offset, u64::from(len)),
+            Piece::Zero { offset, len, .. } => (offset, len),
+            Piece::Read { .. } | Piece::Flush | Piece::Status { .. } => return false,
+        };
+        let (first, end) = (offset / BLOCK, (offset + len).div_ceil(BLOCK));
+        let ops = self.history.ops();
+        let overlapping = self.clients[client].user.outstanding.values().filter(|index| {
+            let op = &ops[index.0 as usize];
+            let changes = match op.action {
+                Action::Write(_) | Action::Zero => true,
+                Action::Read | Action::Flush | Action::Status => false,
+            };
+            changes && op.offset / BLOCK < end && first < (op.offset + op.len).div_ceil(BLOCK)
+        });
+        overlapping.count() >= CHANGES_OF_A_BLOCK_MAX
     }
 
     fn next_piece(&mut self, client: usize, volume: OpenVolume) -> Option<Piece> {
