@@ -46,8 +46,9 @@ pub const SESSIONS_PER_VOLUME_MAX: usize = 256;
 pub const DELETED_TREES_MAX: usize = 65_536;
 /// How many times its raw space a pool may promise to volumes (they are thin).
 pub const OVER_PROVISIONING_MAX: u64 = 10;
-/// Largest volume: extent indices are 32 bits of 1 MiB each.
-pub const VOLUME_BYTES_MAX: u64 = (u32::MAX as u64) * (EXTENT_BYTES as u64);
+/// Largest volume: extent indices are 32 bits of 1 MiB each, and its last stripe set, which may stick
+/// out by all but one extent of the widest, needs indices too.
+pub const VOLUME_BYTES_MAX: u64 = ((u32::MAX - STRIPE_WIDTH_MAX) as u64) * (EXTENT_BYTES as u64);
 /// Requests one connection to an SDS may have outstanding; the client keeps to it.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 256;
 /// Requests one volume machine holds at once, from all of its users.

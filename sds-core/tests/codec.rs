@@ -1,0 +1,126 @@
+//! Control messages: whatever bytes come, a value or an error; whatever is sent comes back.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
+use proptest::prelude::*;
+use sds_core::codec::{CodecError, decode, encode};
+use sds_core::control::*;
+use sds_core::id::*;
+use sds_core::limits::*;
+use sds_core::map::{InSync, Lapsed, Member, ShardEntry, ShardMap};
+use sds_core::stripe::Stripe;
+use sds_core::unit::ByteCount;
+use sds_core::view::*;
+
+fn register() -> SdsToMdm {
+    SdsToMdm::Register {
+        version: CONTROL_VERSION,
+        sds: SdsUuid::new(7 << 90),
+        system: SystemId::new(9),
+        name: "node-a".to_owned(),
+        addresses: vec!["127.0.0.1:9710".to_owned()],
+        fault_set: "rack-1".to_owned(),
+        life: u128::MAX,
+        devices: vec![DeviceReport {
+            uuid: DeviceUuid::new(3),
+            path: "/dev/sdb".to_owned(),
+            pool: "default".to_owned(),
+            state: DeviceState::Failed { reason: "gone".to_owned() },
+            capacity: Capacity { total: ByteCount::new(1 << 40), ..Capacity::default() },
+            sequence_ceiling: ShardSequence::new(1 << 50),
+            faults: FaultCounts { data_mismatches: 1, ..FaultCounts::default() },
+            recent_faults: vec!["volume 3 extent 1 block 2".to_owned()],
+        }],
+    }
+}
+
+fn largest_view() -> ViewUpdate {
+    let member = |number| Member { device: DeviceId::new(number), incarnation: Incarnation::new(u64::MAX) };
+    let entry = ShardEntry {
+        epoch: Epoch::new(u32::MAX),
+        in_sync: InSync::pair(member(u32::MAX), member(u32::MAX - 1)),
+        joining: Some(member(u32::MAX - 2)),
+        lapsed: Some(Lapsed { device: DeviceId::new(u32::MAX), complete: ShardSequence::new(u64::MAX) }),
+        first_sequence: ShardSequence::new(u64::MAX),
+    };
+    let pool = |number| ShardMap { pool: PoolId::new(number), shards: vec![entry; SHARDS_PER_POOL_DEFAULT as usize] };
+    let volume = VolumeView {
+        id: VolumeId::new(u32::MAX),
+        name: "x".repeat(NAME_BYTES_MAX),
+        tree: TreeId::new(u32::MAX),
+        pool: PoolId::new(u32::MAX),
+        size: ByteCount::new(u64::MAX),
+        stripe: Stripe::default(),
+        sessions: vec![SessionView {
+            client: ClientId::new(u128::MAX),
+            ticket: Ticket::new(u128::MAX),
+            generation: SessionGeneration::new(u64::MAX),
+            mode: SessionMode::Exclusive,
+        }],
+    };
+    ViewUpdate {
+        system: SystemId::new(u128::MAX),
+        version: MapVersion::new(u64::MAX),
+        pools: (0..64).map(pool).collect(),
+        volumes: Some(vec![volume; 1000]),
+        servers: None,
+        deleted_trees: Some(vec![TreeId::new(u32::MAX); 1000]),
+    }
+}
+
+#[test]
+fn messages_come_back_as_they_were() {
+    let message = register();
+    assert_eq!(decode::<SdsToMdm>(&encode(&message).unwrap()).unwrap(), message);
+    let message = MdmToSds::View(largest_view());
+    let bytes = encode(&message).unwrap();
+    assert!(bytes.len() < CONTROL_MESSAGE_BYTES_MAX as usize, "the view that the limit is made for fits: {}", bytes.len());
+    assert_eq!(decode::<MdmToSds>(&bytes).unwrap(), message);
+}
+
+#[test]
+fn every_cut_of_a_message_and_every_byte_too_many_is_an_error() {
+    let bytes = encode(&register()).unwrap();
+    for end in 0..bytes.len() {
+        assert!(matches!(decode::<SdsToMdm>(&bytes[..end]), Err(CodecError::Decode(_))), "{end} bytes");
+    }
+    let mut longer = bytes;
+    longer.push(0);
+    assert!(matches!(decode::<SdsToMdm>(&longer), Err(CodecError::TooLong(1))));
+}
+
+#[test]
+fn a_length_is_not_believed_before_its_bytes_are_there() {
+    // A list that claims 2^60 elements in ten bytes: refused without taking memory for them.
+    let mut bytes = vec![253];
+    bytes.extend((1_u64 << 60).to_le_bytes());
+    assert!(decode::<Vec<u64>>(&bytes).is_err());
+    assert!(decode::<String>(&bytes).is_err());
+}
+
+#[test]
+fn what_is_over_the_limit_is_refused_both_ways() {
+    let over = vec![0_u8; CONTROL_MESSAGE_BYTES_MAX as usize + 1];
+    assert!(matches!(decode::<Vec<u8>>(&over), Err(CodecError::TooLarge(_))));
+    assert!(encode(&over).is_err());
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        let _ = decode::<SdsToMdm>(&bytes);
+        let _ = decode::<MdmToSds>(&bytes);
+        let _ = decode::<ClientToMdm>(&bytes);
+        let _ = decode::<MdmToClient>(&bytes);
+    }
+
+    /// Changed messages decode to something that encodes to what was decoded, or not at all.
+    #[test]
+    fn changed_bytes_never_panic(place in any::<proptest::sample::Index>(), value in any::<u8>()) {
+        let mut bytes = encode(&register()).unwrap();
+        let place = place.index(bytes.len());
+        bytes[place] = value;
+        if let Ok(message) = decode::<SdsToMdm>(&bytes) {
+            prop_assert_eq!(decode::<SdsToMdm>(&encode(&message).unwrap()).unwrap(), message);
+        }
+    }
+}
