@@ -367,3 +367,6 @@ impl<L: ReplicatedLog> Member<L> {
 fn log_event(event: &Event) {
     events::log(event);
 }
+
+#[cfg(test)]
+mod tests;

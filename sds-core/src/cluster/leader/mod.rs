@@ -120,7 +120,7 @@ impl Leader {
     /// When `Wake` is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Nanos> {
-        let idle = self.links.is_empty() && self.nodes.is_empty() && self.clients.is_empty() && self.opens.is_empty();
+        let idle = self.is_ready() && self.links.is_empty() && self.nodes.is_empty() && self.clients.is_empty() && self.opens.is_empty();
         (!idle).then(|| self.ticked.plus(TICK))
     }
 
