@@ -62,6 +62,7 @@ fn name_of(bytes: &[u8]) -> u64 {
 struct Slot {
     bytes: Vec<u8>,
     uses: u32,
+    internal: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -69,21 +70,26 @@ pub struct Pool {
     slots: Vec<Slot>,
     free: Vec<u32>,
     pub in_use: usize,
+    pub internal_in_use: usize,
     pub limit: usize,
+    /// Budget of the store's own buffers.
+    pub internal_limit: usize,
 }
 
 impl Pool {
     pub fn new(limit: usize) -> Self {
-        Self { limit, ..Self::default() }
+        Self { limit, internal_limit: limit, ..Self::default() }
     }
 }
 
 impl Buffers for Pool {
-    fn allocate(&mut self, _class: BufferClass, len: u32) -> Option<BufferId> {
-        if self.in_use >= self.limit {
+    fn allocate(&mut self, class: BufferClass, len: u32) -> Option<BufferId> {
+        let internal = class == BufferClass::Internal;
+        if internal && self.internal_in_use >= self.internal_limit {
             return None;
         }
         self.in_use += 1;
+        self.internal_in_use += usize::from(internal);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
@@ -92,6 +98,7 @@ impl Buffers for Pool {
         // Old contents stay: a machine must not rely on zeroes.
         slot.bytes.resize(slot.bytes.len().max(len as usize), 0xa5);
         slot.uses = 1;
+        slot.internal = internal;
         Some(BufferId::new(index))
     }
 
@@ -107,6 +114,7 @@ impl Buffers for Pool {
         slot.uses -= 1;
         if slot.uses == 0 {
             self.in_use -= 1;
+            self.internal_in_use -= usize::from(slot.internal);
             self.free.push(buffer.get());
         }
     }
@@ -351,7 +359,7 @@ impl Rig {
         if unsettled {
             let token = self.request(Request::SettleAlone);
             self.drain();
-            assert_eq!(self.replies.get(&token), Some(&Ok(Outcome::Done)), "settling alone ends");
+            assert_eq!(self.replies.remove(&token), Some(Ok(Outcome::Done)), "settling alone ends");
         }
     }
 
