@@ -2,6 +2,7 @@
 //!
 //! The golden files are version 1 of the format: a change that alters one breaks devices in the field.
 //! `SDS_BLESS=1 cargo test -p sds-core --test format` writes them anew, for a new version only.
+#![allow(clippy::disallowed_methods, reason = "golden files, and whether to write them")]
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used, reason = "a test's own small numbers")]
 
 use proptest::prelude::*;

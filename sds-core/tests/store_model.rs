@@ -10,14 +10,16 @@
 //! written to a block are noticed. By default: two operations of all kinds from every start, three of
 //! the kinds that interact most from a fresh store. Minutes instead of seconds for three of all kinds:
 //! `SDS_MODEL_DEPTH=3 cargo test --release -p sds-core --test store_model`.
+#![expect(clippy::disallowed_methods, reason = "the bound comes from the environment")]
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used, reason = "a test's own small numbers")]
 
 mod store_rig;
+use sds_core::collections::Set;
 use sds_core::format::Geometry;
 use sds_core::id::BootId;
 use sds_core::store::interface::*;
 use sds_core::unit::*;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use store_rig::*;
 
 const LOG_BLOCKS: u32 = 32;
@@ -83,7 +85,7 @@ enum Crash {
 
 #[derive(Default)]
 struct Model {
-    seen: HashSet<u64>,
+    seen: Set<u64>,
     nodes: u64,
     images: u64,
     recoveries: u64,

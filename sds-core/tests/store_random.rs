@@ -2,6 +2,7 @@
 //! logs, crashes and power cuts; every block is held against what it may be. Prints its seed.
 //!
 //! `SDS_RANDOM_SEEDS=N` tries N seeds, `SDS_RANDOM_SEED=X` one.
+#![expect(clippy::disallowed_methods, reason = "the seed comes from the environment")]
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used, reason = "a test's own small numbers")]
 
 mod store_rig;
