@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use mdm::{Mdm, MdmConfig};
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,7 +69,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = configuration(&arguments).and_then(|config| {
         let filter = EnvFilter::try_from_env("SDS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+        let logs = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false);
         if config.log_json {
             logs.json().init();
         } else {
