@@ -95,7 +95,7 @@ impl Users {
         match command {
             Command::Open { reply, .. } if self.stopping => drop(reply),
             Command::Open { name, mode, force, reply } => {
-                self.questions.push(Question::Open { name, mode, force, asker: Asker::Open(reply) })
+                self.questions.push(Question::Open { name, mode, force, asker: Asker::Open(reply) });
             }
             Command::Close { volume, reply } => {
                 if let Some(place) = self.held.iter().position(|held| *held == volume) {

@@ -19,7 +19,7 @@ pub struct FakeCluster {
     addresses: Vec<Address>,
 }
 
-pub const SIZE: u64 = 256 << 20;
+pub const SIZE: u64 = 64 << 20;
 
 fn options(bytes: usize) -> LoopOptions {
     LoopOptions { pool: PoolOptions { bytes, ..PoolOptions::default() }, ..LoopOptions::default() }

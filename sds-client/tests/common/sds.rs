@@ -9,7 +9,7 @@ use sds_core::machine::{DiskResult, LinkId};
 use sds_core::unit::{EXTENT_BYTES, Nanos};
 use sds_core::wire::{BLOCK_STATUS_BYTES, Body, CacheId, CacheIds, Flags, Frame, Header, Opcode};
 use sds_ring::{Address, LinkEvent, Protocol, Role, StreamEvent, StreamId, Turn, Wake, Waker};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -28,6 +28,8 @@ pub struct FakeSds {
     listening: mpsc::Sender<Address>,
     stop: Arc<AtomicBool>,
     stopped: bool,
+    /// Requests that wait for a buffer for their answer.
+    starved: VecDeque<(LinkId, Frame)>,
 }
 
 pub struct Handle {
@@ -57,15 +59,16 @@ impl FakeSds {
         let (listening, receiver) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let handle = Handle { address: receiver, stop: stop.clone(), waker: Arc::default() };
-        (Self { address, store, mdm, listening, stop, stopped: false }, handle)
+        (Self { address, store, mdm, listening, stop, stopped: false, starved: VecDeque::new() }, handle)
     }
 
-    fn answer(&self, frame: &Frame, cx: &mut Turn<'_>) -> Frame {
+    /// The answer, or `None` while there is no buffer for it.
+    fn answer(&self, frame: &Frame, cx: &mut Turn<'_>) -> Option<Frame> {
         let header = frame.header;
         let range = header.offset as usize..(header.offset + header.length) as usize;
         let reply = |opcode, status| Frame::bare(Header { opcode, status, flags: Flags::NONE, ..header });
         let answer_to = match header.opcode {
-            Opcode::Hello => return Frame::bare(Header { opcode: Opcode::HelloReply, length: 1, ..header }),
+            Opcode::Hello => return Some(Frame::bare(Header { opcode: Opcode::HelloReply, length: 1, ..header })),
             Opcode::Read => Opcode::ReadReply,
             Opcode::Flush => Opcode::FlushReply,
             Opcode::BlockStatus => Opcode::BlockStatusReply,
@@ -73,7 +76,7 @@ impl FakeSds {
             other => panic!("a client does not send {other:?}"),
         };
         if !self.mdm.allows(header.generation) {
-            return reply(answer_to, Status::Fenced);
+            return Some(reply(answer_to, Status::Fenced));
         }
         self.store.requests.fetch_add(1, Ordering::Relaxed);
         let mut extents = self.store.extents.lock().expect("not poisoned");
@@ -88,7 +91,7 @@ impl FakeSds {
             Opcode::Zero => extent[range].fill(0),
             Opcode::Read => {
                 if extent[range.clone()].iter().all(|byte| *byte == 0) {
-                    return Frame::bare(Header { opcode: Opcode::ReadReply, flags: Flags::ALL_ZERO, ..header });
+                    return Some(Frame::bare(Header { opcode: Opcode::ReadReply, flags: Flags::ALL_ZERO, ..header }));
                 }
                 return with_bytes(Header { opcode: Opcode::ReadReply, ..header }, &extent[range], cx);
             }
@@ -107,16 +110,24 @@ impl FakeSds {
         if answer_to == Opcode::WriteReply {
             done.cache_ids = CacheIds::one(CacheId { device: header.device, boot: 1 });
         }
-        done
+        Some(done)
+    }
+
+    fn serve(&mut self, link: LinkId, frame: &Frame, cx: &mut Turn<'_>) {
+        let Some(answer) = self.answer(frame, cx) else { return self.starved.push_back((link, *frame)) };
+        if let Body::Payload { span, .. } = frame.body {
+            cx.pool().release(span.buffer);
+        }
+        cx.send_frame(link, &answer);
     }
 }
 
-fn with_bytes(header: Header, bytes: &[u8], cx: &mut Turn<'_>) -> Frame {
+fn with_bytes(header: Header, bytes: &[u8], cx: &mut Turn<'_>) -> Option<Frame> {
     let len = u32::try_from(bytes.len()).expect("a frame's payload");
-    let buffer = cx.pool().allocate(BufferClass::Internal, len).expect("the test gives enough memory");
+    let buffer = cx.pool().allocate(BufferClass::Internal, len)?;
     let span = Span::whole(buffer, len);
     cx.pool().bytes_mut(span).copy_from_slice(bytes);
-    Frame::with_payload(header, span, ChecksumList::of_blocks(bytes))
+    Some(Frame::with_payload(header, span, ChecksumList::of_blocks(bytes)))
 }
 
 impl Role for FakeSds {
@@ -129,17 +140,18 @@ impl Role for FakeSds {
 
     fn on_link(&mut self, cx: &mut Turn<'_>, link: LinkId, event: LinkEvent<'_>) {
         if let LinkEvent::Frame(frame) = event {
-            let answer = self.answer(frame, cx);
-            if let Body::Payload { span, .. } = frame.body {
-                cx.pool().release(span.buffer);
-            }
-            cx.send_frame(link, &answer);
+            self.serve(link, frame, cx);
         }
     }
 
     fn on_stream(&mut self, _: &mut Turn<'_>, _: StreamId, _: StreamEvent) {}
 
-    fn on_wake(&mut self, _: &mut Turn<'_>, _: Wake) {
+    fn on_wake(&mut self, cx: &mut Turn<'_>, _: Wake) {
+        for _ in 0..self.starved.len() {
+            if let Some((link, frame)) = self.starved.pop_front() {
+                self.serve(link, &frame, cx);
+            }
+        }
         self.stopped |= self.stop.load(Ordering::SeqCst);
     }
 

@@ -22,46 +22,46 @@ the same command finds the data again.";
 /// Run a whole cluster in this process: a metadata manager, data servers on files, volumes over NBD.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// Directory of everything the cluster keeps; made if it is not there.
     #[arg(long, default_value = "./sds-data")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Data servers.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(SDS_MAX)))]
-    pub sds: u16,
+    pub(crate) sds: u16,
     /// Devices (files) of each data server.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(DEVICES_MAX)))]
-    pub devices_per_sds: u16,
+    pub(crate) devices_per_sds: u16,
     /// Size of each device; it is written once when it is made.
     #[arg(long, default_value = "1GiB")]
-    pub device_size: Size,
+    pub(crate) device_size: Size,
     /// A volume to have, NAME=SIZE; may be repeated. One that exists is kept as it is.
     #[arg(long = "volume", value_parser = parse_volume, default_value = "demo=1GiB")]
-    pub volumes: Vec<VolumeArg>,
+    pub(crate) volumes: Vec<VolumeArg>,
     /// Where NBD clients connect.
     #[arg(long, default_value = "127.0.0.1:10809")]
-    pub nbd: SocketAddr,
+    pub(crate) nbd: SocketAddr,
     /// A unix socket for NBD clients besides.
     #[arg(long)]
-    pub nbd_socket: Option<PathBuf>,
+    pub(crate) nbd_socket: Option<PathBuf>,
     /// Where the API is.
     #[arg(long, default_value = "127.0.0.1:9780")]
-    pub rest: SocketAddr,
+    pub(crate) rest: SocketAddr,
     /// Where further data servers and clients reach the metadata manager; any free port if not said.
     #[arg(long, default_value = "127.0.0.1:0")]
-    pub control: SocketAddr,
+    pub(crate) control: SocketAddr,
     /// Memory for payload buffers, shared by all servers and the client.
     #[arg(long, default_value = "192MiB")]
-    pub memory: Size,
+    pub(crate) memory: Size,
 }
 
 /// A volume to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumeArg {
+pub(crate) struct VolumeArg {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its size.
-    pub size: Size,
+    pub(crate) size: Size,
 }
 
 fn parse_volume(text: &str) -> Result<VolumeArg, String> {

@@ -10,7 +10,7 @@
 mod args;
 mod volumes;
 
-pub use args::{UpArgs, VolumeArg};
+pub(crate) use args::UpArgs;
 
 use sds_client::{Cluster, ClusterConfig, Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions};
 use sds_ring::{Address, LoopOptions, LoopThread, PoolOptions};
@@ -26,7 +26,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a cluster could not be run.
 #[derive(Debug, thiserror::Error)]
-pub enum UpError {
+pub(crate) enum UpError {
     /// Its directory.
     #[error("cannot make directory {}: {source}", path.display())]
     Directory {
@@ -68,7 +68,7 @@ struct Up {
 ///
 /// # Errors
 /// What could not be started, or did not stop in order.
-pub fn run(args: &UpArgs) -> Result<(), UpError> {
+pub(crate) fn run(args: &UpArgs) -> Result<(), UpError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("sds-control").enable_all().build()?;
     let mut signals = Signals::catch(runtime.handle())?;
     let up = start(args, &runtime)?;

@@ -20,7 +20,7 @@ const POOL: &str = "default";
 
 /// Why a volume cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
+pub(crate) enum VolumeError {
     /// The metadata manager ended.
     #[error("the metadata manager does not answer; its log says why")]
     NoAnswer,
@@ -40,7 +40,7 @@ pub enum VolumeError {
         /// Which.
         name: String,
         /// Why.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
 }
 
@@ -61,7 +61,9 @@ pub(super) async fn make(args: &UpArgs, mdm: &mdm::Mdm) -> Result<(), VolumeErro
         loop {
             match api.request(ApiRequest::CreateVolume(create.clone())).await {
                 Ok(ApiReply::VolumeCreated { .. } | ApiReply::Refused(Refusal::VolumeExists { .. })) => break,
-                Ok(ApiReply::Refused(refusal)) => return Err(VolumeError::Refused { name: volume.name.clone(), refusal }),
+                Ok(ApiReply::Refused(refusal)) => {
+                    return Err(VolumeError::Refused { name: volume.name.clone(), refusal: Box::new(refusal) });
+                }
                 Ok(ApiReply::Overloaded | ApiReply::Unknown) => tokio::time::sleep(LOOK_EVERY).await,
                 Ok(_) | Err(_) => return Err(VolumeError::NoAnswer),
             }
@@ -104,6 +106,9 @@ fn look(args: &UpArgs, status: &SystemStatus) -> Result<Look, VolumeError> {
                 DeviceStateStatus::Open => opening.push(format!("{} to hear of it", server.name)),
                 DeviceStateStatus::Opening { done_per_mille } => {
                     opening.push(format!("{} {} ({} %)", server.name, device.path, done_per_mille / 10));
+                }
+                DeviceStateStatus::Unreachable | DeviceStateStatus::Missing => {
+                    opening.push(format!("{} {} to come back", server.name, device.path));
                 }
                 // What is stored on the others can still be had.
                 DeviceStateStatus::Failed { .. } if placed => failed += 1,
