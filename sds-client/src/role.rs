@@ -30,6 +30,7 @@ pub struct ClientRole {
     /// Holds the lock of the state directory.
     _identity: Identity,
     links: Vec<LinkId>,
+    mdm_was_up: bool,
     /// When to stop without having finished.
     give_up_at: Option<Nanos>,
     ended: bool,
@@ -45,6 +46,7 @@ impl ClientRole {
             shared,
             _identity: identity,
             links: Vec::new(),
+            mdm_was_up: false,
             give_up_at: None,
             ended: false,
         }
@@ -89,16 +91,9 @@ impl ClientRole {
             }
         }
         let up = self.machine.mdm_is_up();
-        self.shared.mdm.send_if_modified(|state| {
-            let next = match (up, &*state) {
-                (true, _) => MdmState::Up,
-                (false, MdmState::Refused(_)) => return false,
-                (false, MdmState::Up | MdmState::Waiting) => MdmState::Waiting,
-            };
-            let changed = *state != next;
-            *state = next;
-            changed
-        });
+        if std::mem::replace(&mut self.mdm_was_up, up) != up {
+            self.shared.mdm.send_replace(if up { MdmState::Up } else { MdmState::Waiting });
+        }
         self.end_if_stopped(cx);
     }
 

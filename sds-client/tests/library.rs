@@ -89,7 +89,7 @@ async fn a_second_client_is_told_who_has_it_and_can_take_it_over() {
     volume.write_at(0, pattern(5000, 1)).await.expect("written");
     match second.open("demo", OpenOptions::new()).await {
         Err(Error::Busy { name, holder, .. }) => {
-            assert_eq!((name.as_str(), holder), ("demo", format!("{}:{}", hostname(), std::process::id())))
+            assert_eq!((name.as_str(), holder), ("demo", format!("{}:{}", hostname(), std::process::id())));
         }
         other => panic!("{other:?}"),
     }
@@ -138,7 +138,7 @@ async fn ten_thousand_requests_fit_a_small_memory() {
     }
     let all = async {
         while let Some(done) = tasks.join_next().await {
-            done.expect("no panic").expect("written")
+            done.expect("no panic").expect("written");
         }
     };
     timeout(Duration::from_secs(60), all).await.expect("in time");
