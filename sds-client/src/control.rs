@@ -119,7 +119,7 @@ async fn run(mdm: Arc<[String]>, mut end: TaskEnd) {
     while !end.outgoing.is_closed() {
         match connect(&mdm).await {
             Ok((address, stream)) => {
-                tracing::debug!(%address, "connected to the MDM");
+                tracing::info!(%address, "connected to the MDM");
                 number += 1;
                 if !end.tell(FromMdm::Up { connection: number }).await {
                     return;

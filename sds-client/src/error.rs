@@ -18,7 +18,7 @@ pub enum Error {
         name: String,
     },
     /// Somebody else has the volume open.
-    #[error("volume {name:?} is open by {holder} since {since}; close it there, or open it with `force`")]
+    #[error("volume {name:?} is open by {holder} since {since}; close it there, or take it over by force")]
     Busy {
         /// Which volume.
         name: String,

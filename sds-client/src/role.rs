@@ -29,7 +29,7 @@ pub struct ClientRole {
     shared: Arc<Shared>,
     /// Holds the lock of the state directory.
     _identity: Identity,
-    links: Vec<LinkId>,
+    links: Vec<(LinkId, SdsId)>,
     mdm_was_up: bool,
     /// When to stop without having finished.
     give_up_at: Option<Nanos>,
@@ -107,7 +107,7 @@ impl ClientRole {
         }
         if given_up || self.users.has_stopped() {
             self.ended = true;
-            for link in self.links.drain(..) {
+            for (link, _) in self.links.drain(..) {
                 cx.close_link(link);
             }
             self.shared.end();
@@ -166,7 +166,7 @@ impl Role for ClientRole {
         let server = |number: u64| SdsId::new(u32::try_from(number).unwrap_or(0));
         match event {
             LinkEvent::Linked { connect: Some(number) } => {
-                self.links.push(link);
+                self.links.push((link, server(number)));
                 self.step(cx, Input::Linked { sds: server(number), link });
             }
             // A client listens for no links.
@@ -178,10 +178,12 @@ impl Role for ClientRole {
             LinkEvent::Frame(frame) => self.step(cx, Input::Frame { link, frame }),
             LinkEvent::Writable => {}
             LinkEvent::Unlinked { reason } => {
-                if let Some(reason) = reason {
-                    tracing::info!(link = link.get(), %reason, "the connection to a data server is lost");
+                if let Some(place) = self.links.iter().position(|(known, _)| *known == link) {
+                    let (_, sds) = self.links.swap_remove(place);
+                    if let Some(reason) = reason {
+                        tracing::info!(%sds, %reason, "the connection to a data server is lost; its requests are sent again");
+                    }
                 }
-                self.links.retain(|known| *known != link);
                 self.step(cx, Input::Unlinked { link });
             }
         }
