@@ -73,6 +73,8 @@ pub(super) struct Frame {
     /// Blocks whose first write is at or below `uncovered_lsn` and may not be vouched for by the log yet.
     pub(super) uncovered: BlockSet,
     pub(super) uncovered_lsn: u64,
+    /// No first write of a block in `uncovered` is below this.
+    pub(super) uncovered_from: u64,
     pub(super) last_write: Nanos,
     /// Rises with every write: tells a seal that the extent was not quiet.
     pub(super) stamp: u64,
@@ -178,6 +180,7 @@ impl Pages {
         entry.activity = Activity::Idle;
         entry.uncovered = BlockSet::default();
         entry.uncovered_lsn = 0;
+        entry.uncovered_from = 0;
         entry.free_wanted = false;
         entry.in_flight = 0;
         Some((frame, former))

@@ -133,7 +133,7 @@ impl Store {
         if entry.uncovered_lsn <= logged_flushed && !entry.uncovered.is_empty() {
             entry.uncovered = BlockSet::default();
         }
-        let (slot, first_lsn) = (entry.slot, entry.uncovered_lsn);
+        let (slot, first_lsn, from_lsn) = (entry.slot, entry.uncovered_lsn, entry.uncovered_from);
         let mut fresh = false;
         let mut uncovered = false;
         for block in blocks(range.first, range.count) {
@@ -141,10 +141,13 @@ impl Store {
             uncovered |= entry.descriptor.content(block).holds_data() && entry.uncovered.contains(block);
         }
         if uncovered {
-            let flushed = self.flushed() >= first_lsn;
-            if self.log.logged_resolved < first_lsn || flushed {
+            // Some first write of the extent may be flushed while another is not: what is flushed is
+            // vouched for before the overwrite, what is not by the flush that will make it durable.
+            let flushed = self.flushed().min(first_lsn);
+            let promised = flushed >= from_lsn && logged_flushed < flushed;
+            if self.log.logged_resolved < first_lsn || promised {
                 if self.log.resolved() >= first_lsn {
-                    self.log.ensure_statement(first_lsn, flushed.then_some(first_lsn));
+                    self.log.ensure_statement(first_lsn, promised.then_some(flushed));
                 }
                 self.stall(id);
                 return;
@@ -220,6 +223,7 @@ impl Store {
                 for (block, checksum) in blocks(range.first, range.count).zip(checksums.as_slice()) {
                     if !entry.descriptor.content(block).holds_data() {
                         entry.data_blocks += 1;
+                        entry.uncovered_from = if entry.uncovered.is_empty() { work.lsn } else { entry.uncovered_from.min(work.lsn) };
                         entry.uncovered.insert(block);
                         entry.uncovered_lsn = entry.uncovered_lsn.max(work.lsn);
                     }

@@ -247,16 +247,31 @@ impl Store {
         result: Result<(), i32>,
     ) {
         let (Some((slot, _)), Some(span)) = (self.current(), span) else { return };
-        let offset = self.geometry().data(slot, BlockIndex::new(first));
+        let geometry = self.superblock.geometry;
         let Some(recovery) = self.recovery() else { return };
         if result.is_ok() {
-            for (place, block) in (0_u32..).zip(blocks(BlockIndex::new(first), BLOCKS_PER_CHUNK)) {
+            #[expect(clippy::cast_possible_truncation, reason = "at most a chunk")]
+            let count = (span.len / BLOCK_BYTES) as u16;
+            for (place, block) in (0_u32..).zip(blocks(BlockIndex::new(first), count)) {
                 let bytes = cx.buffers.bytes(span.part(place * BLOCK_BYTES, BLOCK_BYTES));
                 recovery.extent.medium[usize::from(block)] = Some(Checksum::of(bytes));
             }
-        } else if !again {
+        }
+        // A chunk that cannot be read is read block by block: one bad block says nothing about its neighbours.
+        if result.is_ok() && !again {
+            return;
+        }
+        let chunk = u16::from(first) / BLOCKS_PER_CHUNK * BLOCKS_PER_CHUNK;
+        let next = u16::from(first) + u16::from(again);
+        let needed = (next..chunk + BLOCKS_PER_CHUNK)
+            .filter_map(|block| u8::try_from(block).ok())
+            .find(|block| recovery.extent.history.needs_medium(*block));
+        if let Some(block) = needed {
             recovery.in_flight += 1;
-            self.send_read(cx, Purpose::Recover(Part::Data { first, again: true }), offset, span);
+            let start = u32::from(u16::from(block) - chunk) * BLOCK_BYTES;
+            let part = Span { buffer: span.buffer, start, len: BLOCK_BYTES };
+            let offset = geometry.data(slot, BlockIndex::new(block));
+            self.send_read(cx, Purpose::Recover(Part::Data { first: block, again: true }), offset, part);
         }
     }
 
