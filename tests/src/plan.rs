@@ -147,7 +147,7 @@ impl Plan {
             depth: usize::try_from(*chance.pick(&[1, 2, 8, 32])).expect("small"),
             budgets: Budgets { client: frames << 17, replicate: frames << 17, internal: 24 << 20 },
             duration: Nanos::new(chance.within(60 * SECOND..75 * SECOND)),
-            requests_per_client: 2_000 / clients as u64,
+            requests_per_client: chance.within(1_000..6_000) / clients as u64 + 200,
             network_ns: *chance.pick(&[5_000, 50_000, 500_000]),
             troubles: Troubles::draw(chance),
             may_be_full,

@@ -127,6 +127,8 @@ impl World {
         let now = self.now();
         self.trace.note(now, &[11, client as u64], || format!("client {client}: {event:?}"));
         match event {
+            // Before the system has a name; the MDM closes the connection, and the shell comes again.
+            Told::Refused { reason } if reason.contains("not initialised yet") => {}
             Told::Refused { reason } => self.violate(format!("client {client} was refused: {reason}")),
             Told::PayloadDamaged { .. } => {
                 if self.plan.troubles.damaged_payload.is_none() {

@@ -1,9 +1,10 @@
 //! Disk requests of the servers, on their way to the device and back.
 
 use super::{Event, World};
+use crate::atlas::BlockKey;
 use crate::canary::Canary;
 use crate::disk::{Fate, Operation, Piece, Request, RequestNumber};
-use crate::history::Mark;
+use crate::history::{Mark, Moment};
 use crate::world::server::Fake;
 use sds_core::buffer::Span;
 use sds_core::collections::OpId;
@@ -13,6 +14,15 @@ use sds_core::unit::{BLOCK_BYTES, ByteOffset};
 
 /// The life of requests that were answered before they were done (a canary).
 pub(super) const GHOST_LIFE: u64 = u64::MAX;
+
+/// A block whose newest write was acknowledged and not done. What its device holds is an older content,
+/// which settling alone may take for the right one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LostBlock {
+    pub(super) disk: usize,
+    pub(super) block: BlockKey,
+    pub(super) since: Moment,
+}
 
 /// What a server asks of a device.
 #[derive(Clone, Copy, Debug)]
@@ -152,7 +162,7 @@ impl World {
 
     /// A store has opened: first writes that a fault had lost may have become unwritten blocks.
     pub(super) fn device_opened(&mut self, disk: usize) {
-        let lost: Vec<(u32, u64)> = self.lost_blocks.iter().filter(|(on, _)| *on == disk).map(|(_, key)| *key).collect();
+        let lost: Vec<BlockKey> = self.lost_blocks.iter().filter(|lost| lost.disk == disk).map(|lost| lost.block).collect();
         for (volume, lba) in lost {
             self.mark(Mark::Kept { volume, lba });
         }

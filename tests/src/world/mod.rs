@@ -154,7 +154,7 @@ pub struct World {
     pub(crate) pool_made: bool,
     pub(crate) operating: Option<u64>,
     pub(crate) newest_session: Vec<u64>,
-    pub(crate) lost_blocks: Vec<(usize, (u32, u64))>,
+    pub(crate) lost_blocks: Vec<disks::LostBlock>,
     pub(crate) ghosts: Vec<links::Ghost>,
     pub(crate) armed: Vec<troubles::Armed>,
     pub(crate) counts: Counts,

@@ -1,5 +1,6 @@
 //! What goes wrong in a run, and when.
 
+use super::disks::LostBlock;
 use super::{Event, Phase, World};
 use crate::canary::Canary;
 use crate::disk::{Fate, Operation, Request};
@@ -283,7 +284,8 @@ impl World {
             Armed::Lost => {
                 let Some((piece, (volume, lba))) = self.data_piece_of(request) else { return Fate::Well };
                 self.mark(Mark::Damaged { volume, lba });
-                self.lost_blocks.push((disk, (volume, lba)));
+                let since = self.history.moment(self.now());
+                self.lost_blocks.push(LostBlock { disk, block: (volume, lba), since });
                 Fate::Lost { piece }
             }
             Armed::Misdirected => {
@@ -295,7 +297,8 @@ impl World {
                 }
                 self.mark(Mark::Damaged { volume, lba });
                 self.mark(Mark::Damaged { volume: victim.0, lba: victim.1 });
-                self.lost_blocks.push((on, (volume, lba)));
+                let since = self.history.moment(self.now());
+                self.lost_blocks.push(LostBlock { disk: on, block: (volume, lba), since });
                 Fate::Misdirected { piece, to }
             }
             Armed::Error { short, .. } => {

@@ -341,6 +341,8 @@ impl World {
             let wish = self.plan.volumes[index].wish(&self.plan.mix, &mut user.chance);
             let wish = match wish {
                 Wish::Write { offset, len, .. } | Wish::Zero { offset, len, .. } if read_only => Wish::Read { offset, len },
+                // Who writes nothing has nothing to flush: what others wrote is not theirs to vouch for.
+                Wish::Flush if read_only => continue,
                 Wish::Read { .. } | Wish::Write { .. } | Wish::Zero { .. } | Wish::Flush | Wish::Status { .. } => wish,
             };
             user.shall(wish, volume.stripe);
@@ -510,8 +512,11 @@ impl World {
         }
         if answer == Answer::Done && matches!(op.action, Action::Write(_)) && op.offset % BLOCK == 0 && op.len % BLOCK == 0 {
             // Written whole again: what a fault had done to these blocks is undone.
-            self.lost_blocks
-                .retain(|(_, (volume, lba))| *volume != op.volume || *lba < op.offset / BLOCK || *lba >= (op.offset + op.len) / BLOCK);
+            let (first, end) = (op.offset / BLOCK, (op.offset + op.len) / BLOCK);
+            self.lost_blocks.retain(|lost| {
+                let (volume, lba) = lost.block;
+                volume != op.volume || lba < first || lba >= end || lost.since > op.asked
+            });
         }
         self.history.answer(now, index, answer);
         self.nudge_user(client, 0);
