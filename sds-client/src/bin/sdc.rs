@@ -4,11 +4,16 @@
 
 use clap::{Args, Parser, Subcommand};
 use sds_client::{Cluster, ClusterConfig, Error, Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions, OpenOptions, Volume};
+use sds_core::control::OpenError;
 use sds_ring::Address;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Between two tries to open a volume whose servers are not up yet.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Client of the block store.
 #[derive(Debug, Parser)]
@@ -108,7 +113,7 @@ fn main() -> ExitCode {
 
 fn log(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SDS_LOG").unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     if json {
         builder.json().init();
     } else {
@@ -140,31 +145,21 @@ async fn serve(arguments: NbdArguments) -> Result<(), Error> {
     let mut config = ClusterConfig::new(arguments.mdm.clone()).memory(arguments.memory);
     config.state_dir.clone_from(&arguments.state_dir);
     tracing::info!(mdm = arguments.mdm.join(","), "connecting");
-    let started = async {
-        let cluster = Cluster::connect(config).await?;
-        let volumes = hold(&cluster, &arguments).await?;
-        let bound = cluster.serve_nbd(offer(&arguments)).await?;
-        Ok::<_, Error>((cluster, volumes, bound))
-    };
-    let (cluster, volumes, bound) = tokio::select! {
-        started = started => started?,
+    let cluster = tokio::select! {
+        cluster = Cluster::connect(config) => cluster?,
         name = signals.next() => {
-            tracing::info!(signal = name, "stopped before anything was served");
+            tracing::info!(signal = name, "stopped before an MDM answered");
             return Ok(());
         }
     };
-    for address in &bound {
-        announce(address, &arguments.volumes);
-    }
-    let name = signals.next().await;
-    tracing::info!(signal = name, "stopping: finishing what is in flight");
-    // Their sessions are given back by the stop, after the last connection.
+    let served = serve_until_signal(&cluster, &arguments, &mut signals).await;
+    // Also after a failure: sessions that were opened are given back, after the last connection.
     let patience = Duration::from_secs(arguments.stop_timeout);
     tokio::select! {
         () = cluster.stop(patience) => {}
         name = signals.next() => tracing::warn!(signal = name, "ending at once"),
     }
-    drop(volumes);
+    let bound = served?;
     for address in &bound {
         if let Address::Unix(path) = address {
             // Gone already if somebody else cleaned up.
@@ -172,6 +167,28 @@ async fn serve(arguments: NbdArguments) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Serves until a signal comes; where it listened.
+async fn serve_until_signal(cluster: &Cluster, arguments: &NbdArguments, signals: &mut Signals) -> Result<Vec<Address>, Error> {
+    let started = async {
+        let volumes = hold(cluster, arguments).await?;
+        let bound = cluster.serve_nbd(offer(arguments)).await?;
+        Ok::<_, Error>((volumes, bound))
+    };
+    let (_volumes, bound) = tokio::select! {
+        started = started => started?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopped before anything was served");
+            return Ok(Vec::new());
+        }
+    };
+    for address in &bound {
+        announce(address, &arguments.volumes);
+    }
+    let name = signals.next().await;
+    tracing::info!(signal = name, "stopping: finishing what is in flight");
+    Ok(bound)
 }
 
 /// Opens the volumes that are named, so that nobody else does.
@@ -185,9 +202,22 @@ async fn hold(cluster: &Cluster, arguments: &NbdArguments) -> Result<Vec<Volume>
     }
     let mut volumes = Vec::with_capacity(arguments.volumes.len());
     for name in &arguments.volumes {
-        volumes.push(cluster.open(name, options).await?);
+        volumes.push(open_patiently(cluster, name, options).await?);
     }
     Ok(volumes)
+}
+
+/// Opens a volume, waiting for servers that are not up yet; whatever will not pass by itself is an error.
+async fn open_patiently(cluster: &Cluster, name: &str, options: OpenOptions) -> Result<Volume, Error> {
+    loop {
+        match cluster.open(name, options).await {
+            Err(Error::CannotOpen(reason @ (OpenError::NotConfirmed { .. } | OpenError::NotRecorded { .. }))) => {
+                tracing::warn!(volume = name, %reason, "trying again");
+                tokio::time::sleep(REOPEN_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn offer(arguments: &NbdArguments) -> NbdOptions {
