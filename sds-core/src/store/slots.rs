@@ -160,6 +160,10 @@ impl Slots {
     /// Recovery: replays `allocated`. A slot that holds the key already in this tenancy keeps its page.
     /// Whether the slot starts anew.
     pub(super) fn replay_allocated(&mut self, slot: u32, key: ExtentKey, lsn: u64) -> bool {
+        let former = self.get(slot).key;
+        if self.by_key.get(&former) == Some(&slot) {
+            self.by_key.remove(&former);
+        }
         self.by_key.insert(key, slot);
         let entry = self.get_mut(slot);
         let same = entry.state == SlotState::Allocated && entry.key == key && entry.page.is_some_and(|page| page.lsn >= lsn);
