@@ -243,6 +243,19 @@ fn a_lower_or_equal_connection_is_refused_and_told_the_highest() {
 }
 
 #[test]
+fn the_highest_connection_is_remembered_while_its_client_has_a_session() {
+    let (mut node, _) = serving();
+    let link = node.connect();
+    node.hello(link, ALICE, 5);
+    node.input(Input::Unlinked { link });
+    node.push();
+    node.answers.clear();
+    let late = node.connect();
+    node.hello(late, ALICE, 4);
+    assert_eq!(node.answers.pop_front().expect("refused").status(), Status::Invalid, "I3");
+}
+
+#[test]
 fn a_lost_link_drops_what_waits_and_finishes_what_is_in_the_store() {
     let (mut node, link) = serving();
     node.write(link, 1, 0, &block(1));
@@ -435,6 +448,9 @@ fn sequences_are_never_given_out_twice_across_restarts() {
 #[test]
 fn a_write_waits_for_its_sequence_to_be_reserved() {
     let (mut node, link) = serving();
+    // Its extent is active, so that nothing but the sequence is waited for.
+    let request = node.write(link, 0, 0, &block(1));
+    node.finish(request);
     // The next epoch starts far above what this device has reserved.
     let far = 10 * SEQUENCE_RESERVATION;
     node.view.pools[0].shards.iter_mut().for_each(|entry| {
