@@ -459,7 +459,7 @@ fn a_write_waits_for_its_sequence_to_be_reserved() {
     node.view.version = MapVersion::new(node.view.version.get() + 1);
     let view = node.view.clone();
     node.input(Input::View(&view));
-    let header = Header { epoch: Epoch::new(2), ..node.header(Opcode::Write, 0, 0, B) };
+    let header = Header { epoch: Epoch::new(2), ..node.header(Opcode::Write, 0, 9 * B, B) };
     let at_disk = node.sent.len();
     let request = node.send_bytes(link, header, &block(2));
     assert_eq!(node.sent.len(), at_disk, "the write is not at the disk before its sequence is reserved");
