@@ -119,12 +119,24 @@ impl Cluster {
         Ok(pool)
     }
 
-    /// Writes the server's record; a new life gets a new incarnation. True if others see a change.
+    /// Whether a serving device comes here whose last server had a later incarnation than this one: then
+    /// the present one would go back for its shards (I6).
+    fn takes_from_a_later_life(&self, sds: SdsId, incarnation: Incarnation, register: &RegisterSds) -> bool {
+        register.devices.iter().filter(|device| device.open).any(|device| {
+            let known = self.device_by_uuid(device.uuid);
+            known.is_some_and(|(_, known)| known.sds != sds && known.incarnation > incarnation)
+        })
+    }
+
+    /// Writes the server's record; a new life gets a new incarnation, and so does one that takes a device
+    /// over from a later life. True if others see a change.
     fn write_server(&mut self, sds: SdsId, register: &RegisterSds, events: &mut Vec<Event>) -> bool {
         let before = self.state.servers.get(&sds);
         let visible = before.is_none_or(|server| server.name != register.name || server.addresses != register.addresses);
         let incarnation = match before {
-            Some(server) if server.life == register.life => server.incarnation,
+            Some(server) if server.life == register.life && !self.takes_from_a_later_life(sds, server.incarnation, register) => {
+                server.incarnation
+            }
             Some(_) | None => {
                 self.state.issued.incarnation += 1;
                 let incarnation = Incarnation::new(self.state.issued.incarnation);

@@ -548,6 +548,25 @@ fn monotone(before: &Cluster, after: &Cluster) {
     }
 }
 
+/// A server that was up before another took its device and died takes it back in the life it had: its
+/// incarnation must still rise for that device (I6). Found by `any_history_keeps_the_invariants`.
+#[test]
+fn a_device_taken_over_within_one_life_brings_a_new_incarnation() {
+    let mut cluster = Cluster::new();
+    cluster.apply(&Command { unix_ms: 0, change: Change::Initialise { system: SYSTEM } }).0.expect("a new system");
+    let mut apply = |change| cluster.apply(&Command { unix_ms: 0, change }).0.expect("allowed");
+    let incarnation = |outcome| match outcome {
+        Outcome::Registered { incarnation, .. } => incarnation,
+        other => panic!("not registered: {other:?}"),
+    };
+    let early = incarnation(apply(Change::RegisterSds(register(3, 1, Vec::new()))));
+    let late = incarnation(apply(Change::RegisterSds(register(1, 1, vec![device(10)]))));
+    apply(Change::CreateVolume(create("a", GIB)));
+    let movable = vec![DeviceUuid::new(10)];
+    let taken = incarnation(apply(Change::RegisterSds(RegisterSds { movable, ..register(3, 1, vec![device(10)]) })));
+    assert!(early < late && late < taken);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
