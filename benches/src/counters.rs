@@ -6,7 +6,7 @@ use crate::fio;
 use crate::measure::Plan;
 use crate::system::{System, SystemKind};
 use crate::usage::Usage;
-use crate::workload::{Workload, workload};
+use crate::workload::{Workload, warm_up, workload};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -23,8 +23,11 @@ pub struct Count {
     pub system: SystemKind,
     /// Of which job.
     pub workload: Workload,
-    /// Bytes the processes sent to the block layer ÷ bytes written by the client, for jobs that only write.
+    /// Bytes the processes sent to the block layer ÷ bytes written by the client while the job ran, for
+    /// jobs that only write.
     pub amplification: Option<f64>,
+    /// The same from a pause before it to a pause after it: with what comes first and what comes after.
+    pub amplification_whole: Option<f64>,
     /// System calls per request; `None` where `perf` cannot count them.
     pub syscalls: Option<f64>,
     /// Page faults per request.
@@ -66,21 +69,28 @@ fn count(system: &System, job: Workload, plan: Plan) -> Result<Count, BenchError
     // Warm-up: buffers, caches and connections that steady state has already.
     fio::run(&system.target, &job, plan.size, 1)?;
     std::thread::sleep(SETTLE);
+    let paused = Usage::of(&pids)?;
+    let warmed = if job.warm {
+        fio::run(&system.target, &warm_up(&job), plan.size, 1)?.requests * f64::from(warm_up(&job).block_bytes)
+    } else {
+        0.0
+    };
     let before = Usage::of(&pids)?;
     let counter = SyscallCounter::start(&pids, plan.seconds);
     let result = fio::run(&system.target, &job, plan.size, plan.seconds)?;
+    let during = Usage::of(&pids)?.since(before);
     let syscalls = counter.and_then(SyscallCounter::finish);
-    let faults = Usage::of(&pids)?.since(before).minor_faults;
     std::thread::sleep(SETTLE);
-    let used = Usage::of(&pids)?.since(before);
+    let whole = Usage::of(&pids)?.since(paused);
     let written = result.requests * f64::from(job.block_bytes);
     Ok(Count {
         system: system.kind,
         workload: job,
-        amplification: job.only_writes().then(|| used.written_bytes as f64 / written),
+        amplification: job.only_writes().then(|| during.written_bytes as f64 / written),
+        amplification_whole: job.only_writes().then(|| whole.written_bytes as f64 / (written + warmed)),
         syscalls: syscalls.map(|calls| calls / result.requests),
-        faults: faults as f64 / result.requests,
-        resident_bytes: used.resident_bytes,
+        faults: during.minor_faults as f64 / result.requests,
+        resident_bytes: whole.resident_bytes,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::fio::{self, FioResult};
 use crate::host::{MachineTime, Spinners};
 use crate::system::{System, SystemKind};
 use crate::usage::Usage;
-use crate::workload::Workload;
+use crate::workload::{Workload, warm_up};
 use std::time::Duration;
 
 /// More stolen time than this, and a set is taken again.
@@ -200,6 +200,9 @@ fn take(system: &mut System, workload: &Workload, plan: Plan) -> Result<Sample, 
     system.check()?;
     let spinners = workload.wants_spinners().then(|| Spinners::start(plan.seconds + 30)).transpose()?;
     let pids = system.pids();
+    if workload.warm {
+        fio::run(&system.target, &warm_up(workload), plan.size, 1)?;
+    }
     let (machine, server) = (MachineTime::now()?, Usage::of(&pids)?);
     let fio = fio::run(&system.target, workload, plan.size, plan.seconds)?;
     if workload.writes() && system.kind.is_ours() {

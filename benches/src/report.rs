@@ -77,6 +77,11 @@ pub fn markdown(results: &Results, plot: &str) -> String {
     line(&mut text, "\nFigures are medians over the rounds. Ratios in parentheses are medians of the ratios to qemu-nbd taken round by");
     line(&mut text, "round. CPU is microseconds per request: of the server processes, of fio, and of the whole machine. Loopback TCP,");
     line(&mut text, "one connection, one copy of each block; ours checksums every block end to end, the others do not.");
+    line(
+        &mut text,
+        "Before each job of random writes, a second of deep random writes over the same bytes makes it steady state, for every",
+    );
+    line(&mut text, "system alike, except where the job says \"after a pause\".");
     line(&mut text, &format!("\n![throughput and CPU relative to qemu-nbd]({plot})"));
     goals(&mut text, results);
     losses(&mut text, results);
@@ -181,15 +186,22 @@ fn job(text: &mut String, results: &Results, workload: &Workload) {
 
 fn counted(text: &mut String, results: &Results) {
     if !results.counts.is_empty() {
-        line(text, "\n## Counted\n\nDevice bytes written per byte written, until four seconds after the job; of the server processes.\n");
-        line(text, "| job | system | write amplification | system calls per request | page faults per request | memory MiB |");
-        line(text, "| --- | --- | ---: | ---: | ---: | ---: |");
+        line(
+            text,
+            "\n## Counted\n\nWrite amplification is bytes the server processes sent to the device per byte written: while the job ran, and from a pause\nbefore it until four seconds after it (with what comes first, and what comes after).\n",
+        );
+        line(
+            text,
+            "| job | system | write amplification | pause to pause | system calls per request | page faults per request | memory MiB |",
+        );
+        line(text, "| --- | --- | ---: | ---: | ---: | ---: | ---: |");
     }
     for count in &results.counts {
         let optional = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
         let (name, system) = (count.workload.title, count.system.title());
-        let (written, calls, memory) = (optional(count.amplification), optional(count.syscalls), count.resident_bytes >> 20);
-        line(text, &format!("| {name} | {system} | {written} | {calls} | {:.4} | {memory} |", count.faults));
+        let (written, whole) = (optional(count.amplification), optional(count.amplification_whole));
+        let (calls, memory) = (optional(count.syscalls), count.resident_bytes >> 20);
+        line(text, &format!("| {name} | {system} | {written} | {whole} | {calls} | {:.4} | {memory} |", count.faults));
     }
     if !results.idle.is_empty() {
         line(text, "\n## Idle\n\n| system | processes | percent of a core | memory MiB |\n| --- | ---: | ---: | ---: |");
@@ -218,6 +230,7 @@ pub fn json(results: &Results) -> Value {
     };
     let count = |count: &Count| {
         json!({"workload": count.workload.name, "system": count.system.key(), "write_amplification": count.amplification,
+            "write_amplification_pause_to_pause": count.amplification_whole,
             "syscalls_per_io": count.syscalls, "page_faults_per_io": count.faults, "resident_bytes": count.resident_bytes})
     };
     let idle = |idle: &Idle| json!({"system": idle.system.key(), "processes": idle.processes, "core_percent": idle.core_percent, "resident_bytes": idle.resident_bytes});

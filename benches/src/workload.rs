@@ -32,6 +32,9 @@ pub struct Workload {
     pub flush_each: bool,
     /// Only this much of the volume, if less than all.
     pub region_bytes: Option<u64>,
+    /// Whether a second of deep random writes over the same bytes comes right before, so that what is
+    /// measured is steady state: where writes go, extents are active already.
+    pub warm: bool,
 }
 
 impl Workload {
@@ -83,22 +86,33 @@ const KIB128: u32 = 128 << 10;
 const MIB1: u32 = 1 << 20;
 
 const fn job(name: &'static str, title: &'static str, access: Access, block_bytes: u32, depth: u32) -> Workload {
-    Workload { name, title, access, block_bytes, depth, flush_each: false, region_bytes: None }
+    Workload { name, title, access, block_bytes, depth, flush_each: false, region_bytes: None, warm: false }
+}
+
+const fn warm(job: Workload) -> Workload {
+    Workload { warm: true, ..job }
+}
+
+/// What comes before a warm job.
+#[must_use]
+pub const fn warm_up(of: &Workload) -> Workload {
+    Workload { region_bytes: of.region_bytes, ..job("warm-up", "warm-up", Access::RandomWrite, KIB4, 32) }
 }
 
 /// Every job, in the order of the tables.
-pub const WORKLOADS: [Workload; 13] = [
+pub const WORKLOADS: [Workload; 14] = [
     job("read-4k-qd1", "4 KiB random read, depth 1", Access::RandomRead, KIB4, 1),
-    job("write-4k-qd1", "4 KiB random write, depth 1", Access::RandomWrite, KIB4, 1),
-    Workload { flush_each: true, ..job("write-flush-4k-qd1", "4 KiB random write + flush, depth 1", Access::RandomWrite, KIB4, 1) },
+    warm(job("write-4k-qd1", "4 KiB random write, depth 1", Access::RandomWrite, KIB4, 1)),
+    job("write-4k-qd1-cold", "4 KiB random write, depth 1, after a pause", Access::RandomWrite, KIB4, 1),
+    Workload { flush_each: true, ..warm(job("write-flush-4k-qd1", "4 KiB random write + flush, depth 1", Access::RandomWrite, KIB4, 1)) },
     job("read-4k-qd32", "4 KiB random read, depth 32", Access::RandomRead, KIB4, 32),
-    job("write-4k-qd32", "4 KiB random write, depth 32", Access::RandomWrite, KIB4, 32),
+    warm(job("write-4k-qd32", "4 KiB random write, depth 32", Access::RandomWrite, KIB4, 32)),
     Workload {
         region_bytes: Some(64 << 20),
-        ..job("write-4k-qd32-near", "4 KiB random write within 64 MiB, depth 32", Access::RandomWrite, KIB4, 32)
+        ..warm(job("write-4k-qd32-near", "4 KiB random write within 64 MiB, depth 32", Access::RandomWrite, KIB4, 32))
     },
-    job("write-4k-qd96", "4 KiB random write, depth 96", Access::RandomWrite, KIB4, 96),
-    job("mixed-4k-qd32", "4 KiB random 70 % read 30 % write, depth 32", Access::RandomMixed, KIB4, 32),
+    warm(job("write-4k-qd96", "4 KiB random write, depth 96", Access::RandomWrite, KIB4, 96)),
+    warm(job("mixed-4k-qd32", "4 KiB random 70 % read 30 % write, depth 32", Access::RandomMixed, KIB4, 32)),
     job("read-128k-qd8", "128 KiB sequential read, depth 8", Access::SequentialRead, KIB128, 8),
     job("write-128k-qd8", "128 KiB sequential write, depth 8", Access::SequentialWrite, KIB128, 8),
     job("read-1m-qd8", "1 MiB sequential read, depth 8", Access::SequentialRead, MIB1, 8),
