@@ -34,9 +34,10 @@ pub(super) enum Event {
     Answer { op: u32, durable: bool },
     /// It took effect before this or never will.
     GiveUp { op: u32 },
-    /// What was answered before `asked` is durable; `honest` is false when another flush at the same
-    /// time reported a loss (then this one need not).
-    Flushed { asked: u64, honest: bool },
+    /// What was answered before `asked` is durable. It also says that nothing which its own session was
+    /// answered before has been lost; `honest` is false when another flush at the same time reported a
+    /// loss (then this one need not).
+    Flushed { asked: u64, session: u32, honest: bool },
     /// A flush reported that unflushed data is gone.
     FlushLost,
     /// Power was lost.
@@ -64,8 +65,17 @@ struct TrailEntry {
     /// Earliest and latest place in the order at which it was reached, over all ways that led here.
     first: u64,
     last: u64,
-    /// When a later write was answered.
-    superseded: Option<u64>,
+    /// Answers of the writes that came later.
+    superseded: Option<Superseded>,
+}
+
+/// Answers of later writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Superseded {
+    first: u64,
+    last: u64,
+    /// Who got the last one.
+    session: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -73,8 +83,8 @@ struct Candidate {
     trail: Vec<TrailEntry>,
     /// Writes that have taken effect and are not answered yet: slot, place in the order.
     applied: Vec<(u32, u64)>,
-    /// A power cut took back a write that was superseded (so answered after) at this moment.
-    loss: Option<u64>,
+    /// A power cut took back writes that had been answered.
+    loss: Option<Superseded>,
 }
 
 impl Candidate {
@@ -110,8 +120,10 @@ impl Candidate {
 }
 
 /// The more permissive of two: `None` means never.
-fn later(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    Some(one?.max(other?))
+fn later(one: Option<Superseded>, other: Option<Superseded>) -> Option<Superseded> {
+    let (one, other) = (one?, other?);
+    let newest = if one.last >= other.last { one } else { other };
+    Some(Superseded { first: one.first.max(other.first), ..newest })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -260,15 +272,15 @@ impl Search {
                 self.retire(slot);
                 Ok(())
             }
-            Event::Flushed { asked, honest } => {
+            Event::Flushed { asked, session, honest } => {
                 if honest {
-                    self.candidates.retain(|_, candidate| candidate.loss.is_none_or(|loss| loss >= asked));
+                    self.candidates.retain(|_, candidate| candidate.loss.is_none_or(|loss| loss.last >= asked || loss.session != session));
                     if self.candidates.is_empty() {
                         return Err(Fault::FlushLied { asked });
                     }
                 }
                 for candidate in self.candidates.values_mut() {
-                    candidate.trail.retain(|entry| entry.superseded.is_none_or(|superseded| superseded >= asked));
+                    candidate.trail.retain(|entry| entry.superseded.is_none_or(|superseded| superseded.first >= asked));
                 }
                 Ok(())
             }
@@ -322,7 +334,8 @@ impl Search {
             for candidate in self.candidates.values_mut() {
                 let Some((_, place)) = candidate.applied.iter().find(|(applied, _)| *applied == slot_number).copied() else { continue };
                 for entry in candidate.trail.iter_mut().filter(|entry| entry.last < place) {
-                    entry.superseded = Some(entry.superseded.map_or(order, |earlier| earlier.min(order)));
+                    let first = entry.superseded.map_or(order, |earlier| earlier.first);
+                    entry.superseded = Some(Superseded { first, last: order, session: pending.session });
                 }
                 if durable {
                     candidate.trail.retain(|entry| entry.last >= place);

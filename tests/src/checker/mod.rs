@@ -177,7 +177,7 @@ fn flush_events(history: &History) -> BTreeMap<u32, BlockEvents> {
         let event = match answer {
             Answer::Done => {
                 let beside_a_loss = losses.iter().any(|(loss, at)| loss.volume == op.volume && loss.asked < *answered && op.asked < *at);
-                Event::Flushed { asked: op.asked.order, honest: !beside_a_loss }
+                Event::Flushed { asked: op.asked.order, session: op.session.0, honest: !beside_a_loss }
             }
             Answer::Failed(Status::FlushLost) => Event::FlushLost,
             Answer::Failed(_) | Answer::Data(_) | Answer::Holes(_) => continue,

@@ -35,6 +35,12 @@ impl World {
         true
     }
 
+    /// How many clients there are.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
     /// From here on a user does only what the script says.
     pub fn take_over_user(&mut self, client: usize) {
         self.clients[client].user.scripted = true;
@@ -44,6 +50,7 @@ impl World {
     pub fn open(&mut self, client: usize, force: bool) -> bool {
         self.clients[client].user.scripted = true;
         self.clients[client].user.force = force;
+        self.clients[client].user.summoned = true;
         self.nudge_user(client, 1);
         self.wait_until(|world| matches!(world.clients[client].user.state, UserState::Open { .. }))
     }
@@ -147,7 +154,40 @@ impl World {
         flipped
     }
 
-    /// The first disk, to look at.
+    /// Makes every copy of a block that lies on a device unreadable; says how many there were. The
+    /// checker is told.
+    pub fn spoil_block(&mut self, volume: u32, lba: u64) -> usize {
+        let mut spoilt = 0;
+        for disk in 0..self.disks.len() {
+            let pieces: Vec<u64> = self.disks[disk]
+                .medium()
+                .settled()
+                .filter(|(_, piece)| self.atlas.identify(piece) == Some((volume, lba)))
+                .map(|(number, _)| number)
+                .collect();
+            for piece in pieces {
+                self.disks[disk].medium_mut().make_unreadable(piece);
+                spoilt += 1;
+            }
+        }
+        if spoilt > 0 {
+            self.mark(crate::history::Mark::Damaged { volume, lba });
+        }
+        spoilt
+    }
+
+    /// Takes the MDM away; it comes back by itself within eight seconds.
+    pub fn lose_mdm(&mut self) {
+        self.stop_mdm();
+    }
+
+    /// Whether the MDM can be reached.
+    #[must_use]
+    pub fn mdm_is_up(&self) -> bool {
+        self.mdm.is_up()
+    }
+
+    /// A disk, to look at.
     #[must_use]
     pub fn disk(&self, disk: usize) -> &crate::disk::Disk {
         &self.disks[disk]

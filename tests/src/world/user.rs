@@ -90,6 +90,8 @@ pub(crate) struct User {
     pub(super) leave: bool,
     /// Does only what a script tells it.
     pub(super) scripted: bool,
+    /// The script wants it to have its volume open.
+    pub(super) summoned: bool,
 }
 
 impl User {
@@ -108,6 +110,7 @@ impl User {
             visits: None,
             leave: false,
             scripted: false,
+            summoned: false,
         }
     }
 
@@ -212,7 +215,8 @@ impl World {
     fn wants_to_work(&self, client: usize) -> bool {
         let user = &self.clients[client].user;
         let more = match self.phase {
-            Phase::Troubled => user.scripted || user.asked < self.plan.requests_per_client,
+            Phase::Troubled if user.scripted => user.summoned,
+            Phase::Troubled => user.asked < self.plan.requests_per_client,
             Phase::Healing | Phase::Stopping | Phase::Starting | Phase::Reading | Phase::Closing | Phase::Over => false,
         };
         (more && !user.leave) || !user.backlog.is_empty()
@@ -405,6 +409,7 @@ impl World {
         match user.state {
             UserState::Open { volume: open, .. } if open.id == volume => {
                 user.state = UserState::Fenced { volume };
+                user.summoned = false;
                 // Where others take turns, what was not asked yet is not asked any more.
                 if !user.scripted && self.phase == Phase::Troubled {
                     user.backlog.clear();

@@ -1,0 +1,61 @@
+//! A fixed set of seeds for every run of the tests, and proof that the checkers bite.
+
+use sds_tests::canary::Canary;
+use sds_tests::run::run_seed;
+use sds_tests::trace::Telling;
+
+/// Runs some seeds; each failure says how to replay it.
+fn run(seeds: core::ops::Range<u64>) {
+    let mut failed = Vec::new();
+    let (mut done, mut blocks, mut undecided) = (0, 0, 0);
+    for seed in seeds.clone() {
+        let report = run_seed(seed, None, Telling::Silent);
+        done += report.counts.done;
+        blocks += report.blocks;
+        undecided += report.undecided;
+        if !report.violations.is_empty() {
+            println!("seed {seed}: {}", report.violations.join("\n"));
+            println!("replay: cargo run --release -p sds-tests --bin vopr -- --seed {seed} --trace");
+            failed.push(seed);
+        }
+    }
+    assert!(failed.is_empty(), "seeds {failed:?} failed");
+    assert!(done > 500 * (seeds.end - seeds.start), "the users got something done: {done} requests");
+    assert!(undecided * 1_000 <= blocks, "nearly every block is decided: {undecided} of {blocks} were not");
+}
+
+// In four parts, so that they run beside each other.
+
+#[test]
+fn seeds_0_to_50_pass() {
+    run(0..50);
+}
+
+#[test]
+fn seeds_50_to_100_pass() {
+    run(50..100);
+}
+
+#[test]
+fn seeds_100_to_150_pass() {
+    run(100..150);
+}
+
+#[test]
+fn seeds_150_to_200_pass() {
+    run(150..200);
+}
+
+#[test]
+fn every_canary_is_caught() {
+    for canary in Canary::ALL {
+        let caught = (0..100).find(|seed| !run_seed(*seed, Some(canary), Telling::Silent).violations.is_empty());
+        assert!(caught.is_some(), "canary {canary} lived through 100 seeds");
+    }
+}
+
+#[test]
+fn an_unknown_canary_is_answered_with_the_names_of_those_there_are() {
+    let error = "none-such".parse::<Canary>().expect_err("no canary has this name").to_string();
+    assert!(Canary::ALL.iter().all(|canary| error.contains(canary.name())), "{error}");
+}
