@@ -21,14 +21,14 @@ fn refused(place: &Place, daemon: &str, text: &str) -> String {
 fn wrong_configuration_files_are_refused_by_key() {
     let place = Place::new("bad-config");
     let dir = place.path("d");
-    let mdm = format!("directory = {dir:?}\ncontrol = \"127.0.0.1:0\"\nrest = \"127.0.0.1:0\"\n");
-    let sds = format!("name = \"a\"\ndirectory = {dir:?}\nlisten = \"127.0.0.1:0\"\nmdm = [\"127.0.0.1:1\"]\n");
+    let mdm = format!("data_dir = {dir:?}\ncontrol = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n");
+    let sds = format!("name = \"a\"\nstate_dir = {dir:?}\nlisten = \"127.0.0.1:0\"\nmdm = [\"127.0.0.1:1\"]\n");
     let device = |path: &str| format!("[[device]]\npath = {:?}\nsize = 67108864\nformat = \"if-blank\"\n", place.path(path));
     for (daemon, text, says) in [
         ("mdm", format!("{mdm}colour = 3\n"), "colour"),
         ("mdm", mdm.replace("\"127.0.0.1:0\"", "7"), "control"),
         ("mdm", mdm.replace("127.0.0.1:0", "nonsense"), "nonsense"),
-        ("mdm", "directory = [".to_owned(), "bad.toml"),
+        ("mdm", "data_dir = [".to_owned(), "bad.toml"),
         ("sds", format!("{sds}colour = 3\n{}", device("x")), "colour"),
         ("sds", format!("{sds}{}speed = 1\n", device("x")), "speed"),
         ("sds", format!("{}{}", sds.replace("[\"127.0.0.1:1\"]", "5"), device("x")), "mdm"),

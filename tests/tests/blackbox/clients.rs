@@ -81,7 +81,7 @@ fn nbdinfo_tells_size_limits_and_features() {
     let data: Vec<_> = map.lines().filter(|line| line.trim_end().ends_with("data")).collect();
     assert_eq!(data.len(), 1, "{map}");
     assert_eq!(data[0].split_whitespace().take(2).collect::<Vec<_>>(), ["1048576", "65536"], "{map}");
-    let unknown = refuse(Command::new("nbdinfo").arg(cluster.uri("nothing")), 60);
+    let unknown = refuse(Command::new("qemu-img").arg("info").arg(cluster.uri("nothing")), 60);
     assert!(unknown.contains("nothing"), "the error names the export: {unknown}");
 }
 

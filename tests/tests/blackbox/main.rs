@@ -16,3 +16,4 @@ mod harness;
 mod kills;
 mod lifecycle;
 mod up;
+mod verifier;

@@ -50,8 +50,8 @@ impl Cluster {
             place,
         };
         let mut text = String::new();
-        let _ = writeln!(text, "directory = {:?}", cluster.place.path("mdm"));
-        let _ = writeln!(text, "control = \"127.0.0.1:{}\"\nrest = \"127.0.0.1:{}\"", cluster.control, cluster.rest);
+        let _ = writeln!(text, "data_dir = {:?}", cluster.place.path("mdm"));
+        let _ = writeln!(text, "control = \"127.0.0.1:{}\"\napi = \"127.0.0.1:{}\"", cluster.control, cluster.rest);
         cluster.place.write("mdm.toml", &text);
         for number in 0..3 {
             cluster.place.write(&format!("sds{number}.toml"), &cluster.sds_config(number, device_bytes));
@@ -62,7 +62,7 @@ impl Cluster {
     /// The configuration of a data server.
     pub(crate) fn sds_config(&self, number: usize, device_bytes: u64) -> String {
         format!(
-            "name = \"sds{number}\"\ndirectory = {:?}\nlisten = \"127.0.0.1:{}\"\nmdm = [\"127.0.0.1:{}\"]\n\n\
+            "name = \"sds{number}\"\nstate_dir = {:?}\nlisten = \"127.0.0.1:{}\"\nmdm = [\"127.0.0.1:{}\"]\n\n\
              [[device]]\npath = {:?}\nsize = {device_bytes}\nformat = \"if-blank\"\n",
             self.place.path(&format!("sds{number}")),
             self.data[number],

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// The socket failed or ended.
-    Lost(io::Error),
+    Lost(#[expect(dead_code, reason = "for failure messages")] io::Error),
     /// An error reply: type and text.
     Refused(u32, String),
 }

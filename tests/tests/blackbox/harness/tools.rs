@@ -74,6 +74,7 @@ pub(crate) fn fio_verify(uri: &str, more: &[&str], seconds: u64) -> String {
             "--verify=crc32c",
             "--verify_fatal=1",
             "--verify_dump=0",
+            "--verify_state_save=0",
             "--do_verify=1",
             "--group_reporting",
         ])
