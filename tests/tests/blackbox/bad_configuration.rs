@@ -17,31 +17,55 @@ fn refused(place: &Place, daemon: &str, text: &str) -> String {
     said
 }
 
-#[test]
-fn wrong_configuration_files_are_refused_by_key() {
-    let place = Place::new("bad-config");
-    let dir = place.path("d");
-    let mdm = format!("data_dir = {dir:?}\ncontrol = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n");
-    let sds = format!("name = \"a\"\nstate_dir = {dir:?}\nlisten = \"127.0.0.1:0\"\nmdm = [\"127.0.0.1:1\"]\n");
-    let device = |path: &str| format!("[[device]]\npath = {:?}\nsize = 67108864\nformat = \"if-blank\"\n", place.path(path));
-    for (daemon, text, says) in [
-        ("mdm", format!("{mdm}colour = 3\n"), "colour"),
-        ("mdm", mdm.replace("\"127.0.0.1:0\"", "7"), "control"),
-        ("mdm", mdm.replace("127.0.0.1:0", "nonsense"), "nonsense"),
-        ("mdm", "data_dir = [".to_owned(), "bad.toml"),
-        ("sds", format!("{sds}colour = 3\n{}", device("x")), "colour"),
-        ("sds", format!("{sds}{}speed = 1\n", device("x")), "speed"),
-        ("sds", format!("{}{}", sds.replace("[\"127.0.0.1:1\"]", "5"), device("x")), "mdm"),
-        ("sds", format!("{sds}{}{}", device("x"), device("x")), "x"),
-        ("sds", format!("{sds}{}", device("x").replace("67108864", "\"a lot\"")), "size"),
-        ("sds", format!("{sds}{}", device("x").replace("if-blank", "maybe")), "maybe"),
-    ] {
-        let said = refused(&place, daemon, &text);
+/// Tries configurations that are wrong in one way each, and what must be named.
+fn all_refused(place: &Place, daemon: &str, cases: &[(String, &str)]) {
+    for (text, says) in cases {
+        let said = refused(place, daemon, text);
         assert!(said.contains(says), "{daemon} about {says}: {said}");
     }
-    let said = refuse(Command::new(program("sds")).args(["--config", "/nonexistent/sds.toml"]), 30);
-    assert!(said.contains("/nonexistent/sds.toml"), "{said}");
-    assert!(!place.path("x").exists(), "no device was made");
+    let said = refuse(Command::new(program(daemon)).args(["--config", "/nonexistent/file.toml"]), 30);
+    assert!(said.contains("/nonexistent/file.toml"), "{said}");
+}
+
+#[test]
+fn wrong_mdm_configurations_are_refused_by_key() {
+    let place = Place::new("bad-mdm-config");
+    let good = format!("data_dir = {:?}\ncontrol = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n", place.path("d"));
+    let cases = [
+        (format!("{good}colour = 3\n"), "colour"),
+        (format!("{good}control = \"127.0.0.1:1\"\n"), "control"),
+        (good.replacen("\"127.0.0.1:0\"", "7", 1), "control"),
+        (good.replacen("127.0.0.1:0", "nonsense", 1), "control"),
+        (good.replace("data_dir", "# data_dir"), "data_dir"),
+        ("data_dir = [".to_owned(), "bad.toml"),
+        ("\u{0}\u{1}".to_owned(), "bad.toml"),
+    ];
+    all_refused(&place, "mdm", &cases);
+    assert!(!place.path("d").exists(), "nothing was made");
+}
+
+#[test]
+fn wrong_sds_configurations_are_refused_by_key() {
+    let place = Place::new("bad-sds-config");
+    let base = format!("name = \"a\"\nstate_dir = {:?}\nlisten = \"127.0.0.1:0\"\nmdm = [\"127.0.0.1:1\"]\n", place.path("d"));
+    let device = format!("[[device]]\npath = {:?}\nsize = 67108864\nformat = \"if-blank\"\n", place.path("x"));
+    let cases = [
+        (format!("{base}colour = 3\n{device}"), "colour"),
+        (format!("{base}{device}speed = 1\n"), "speed"),
+        (format!("{base}{device}{device}"), "device[1].path"),
+        (format!("{base}{device}").replace("[\"127.0.0.1:1\"]", "5"), "mdm"),
+        (format!("{base}{device}").replace("127.0.0.1:1", "nowhere"), "nowhere"),
+        (format!("{base}{device}").replace("127.0.0.1:0", "nonsense"), "nonsense"),
+        (format!("{base}{device}").replace("67108864", "\"a lot\""), "a lot"),
+        (format!("{base}{device}").replace("67108864", "67108865"), "size"),
+        (format!("{base}{device}").replace("67108864", "-1"), "size"),
+        (format!("{base}{device}").replace("67108864", "\"9E\""), "9E"),
+        (format!("{base}{device}").replace("if-blank", "maybe"), "maybe"),
+        (format!("{base}memory = \"1 KiB\"\n{device}"), "memory"),
+        ("name = ".to_owned(), "bad.toml"),
+    ];
+    all_refused(&place, "sds", &cases);
+    assert!(!place.path("x").exists() && !place.path("d").exists(), "nothing was made");
 }
 
 #[test]
