@@ -1,10 +1,9 @@
 //! Starting in any order, stopping cleanly, finding everything again; sessions; several exports.
 
 use crate::harness::cluster::{ALL, Cluster, Process, RESTART};
-use crate::harness::nbd::{Client, Refusal};
-use crate::harness::place::{free_port, program};
+use crate::harness::nbd::{Client, DISC, Refusal};
+use crate::harness::place::free_port;
 use crate::harness::tools::{refuse, run};
-use crate::harness::{daemon::Daemon, nbd};
 use std::process::Command;
 
 const MIB: u64 = 1 << 20;
@@ -19,21 +18,39 @@ fn seconds_of_cpu(pid: u32) -> f64 {
 #[test]
 fn any_start_order_works_and_each_says_what_it_waits_for() {
     let mut cluster = Cluster::configure("start-order", 64 * MIB, &["disk"]);
-    // The client first: there is no MDM, then no data servers, then no volume.
-    cluster.begin(Process::Sdc);
+    // Data servers before the MDM.
     cluster.begin(Process::Sds(0));
     let mdm = cluster.control_address();
-    for process in [Process::Sdc, Process::Sds(0)] {
-        let line = cluster.daemon(process).wait_for(&mdm, 30);
-        assert!(!line.is_empty(), "{process:?} names the MDM it waits for");
-    }
+    cluster.daemon(Process::Sds(0)).wait_for(&mdm, 30);
     cluster.begin(Process::Sds(1));
     cluster.begin(Process::Mdm);
     cluster.wait_for_devices(2, RESTART);
     cluster.begin(Process::Sds(2));
     cluster.wait_for_devices(3, RESTART);
     cluster.create("disk", 64 * MIB);
+    cluster.begin(Process::Sdc);
     cluster.wait_for_export("disk", RESTART);
+    let mut client = Client::open(&cluster.nbd_address(), "disk").expect("ready");
+    client.write(0, b"first life");
+    client.flush();
+    drop(client);
+    for process in ALL {
+        cluster.stop(process);
+    }
+    // As a host that boots may do it: the client first, then the MDM, the data servers last.
+    std::fs::remove_file(cluster.place.path("sdc.log")).expect("it has logged");
+    cluster.begin(Process::Sdc);
+    cluster.daemon(Process::Sdc).wait_for(&mdm, 30);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    cluster.begin(Process::Mdm);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    for number in [2, 0, 1] {
+        cluster.begin(Process::Sds(number));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    cluster.wait_for_export("disk", RESTART);
+    let mut client = Client::open(&cluster.nbd_address(), "disk").expect("ready");
+    assert_eq!(client.read(0, 10).expect("readable"), b"first life");
 }
 
 #[test]
@@ -43,7 +60,7 @@ fn what_was_flushed_is_found_again_after_a_clean_stop() {
     let mut client = Client::open(&cluster.nbd_address(), "disk").expect("ready");
     client.write(12_345, &pattern);
     client.flush();
-    assert_eq!(client.call(nbd::DISC, 0, 0, 0, &[]).map_err(|error| error.kind()), Err(std::io::ErrorKind::UnexpectedEof));
+    assert_eq!(client.call(DISC, 0, 0, 0, &[]).map_err(|error| error.kind()), Err(std::io::ErrorKind::UnexpectedEof));
     for process in [Process::Sdc, Process::Mdm, Process::Sds(2), Process::Sds(0), Process::Sds(1)] {
         cluster.stop(process);
     }
@@ -59,29 +76,21 @@ fn what_was_flushed_is_found_again_after_a_clean_stop() {
 fn a_second_client_is_told_who_has_the_volume_open() {
     let mut cluster = Cluster::start("busy", 64 * MIB, "disk", 32 * MIB);
     cluster.create("other", 32 * MIB);
-    // One client uses "disk"; a second process exports it as well.
     let mut first = Client::open(&cluster.nbd_address(), "disk").expect("ready");
     first.write(0, b"mine");
+    // A second process that is to hold it does not start, and says who has it.
     let address = format!("127.0.0.1:{}", free_port());
-    let mut command = Command::new(program("sdc"));
-    command.args(["nbd", "--mdm", &cluster.control_address(), "--listen", &address, "disk", "other"]);
-    command.env("XDG_STATE_HOME", cluster.place.path("second")).env("HOME", cluster.place.path("second"));
-    command.current_dir(cluster.place.path(""));
-    let mut second = Daemon::start("sdc-2", &mut command, &cluster.place.path("sdc-2.log"));
-    let mut answered = false;
-    for _ in 0..200 {
-        assert!(second.exited().is_none(), "the second client ended:\n{}", second.output());
-        match Client::open(&address, "disk") {
-            Ok(_) => panic!("a volume was open by two clients at once"),
-            Err(Refusal::Refused(kind, text)) => {
-                assert!(kind == 0x8000_0002 && text.contains("disk") && text.contains("open"), "{kind:x} {text}");
-                answered = true;
-                break;
-            }
-            Err(Refusal::Lost(_)) => std::thread::sleep(std::time::Duration::from_millis(100)),
-        }
+    let mut second = cluster.second_client(&address, &["disk"]);
+    let status = second.wait(60);
+    let said = second.output();
+    assert!(!status.success() && said.contains("disk") && said.contains("open by"), "{said}");
+    // One that offers what is free refuses it by NBD.
+    let mut second = cluster.second_client(&address, &[]);
+    second.wait_for("ready nbd://", 60);
+    match Client::open(&address, "disk") {
+        Err(Refusal::Refused(0x8000_0002, text)) => assert!(text.contains("disk") && text.contains("open by"), "{text}"),
+        other => panic!("{other:?}"),
     }
-    assert!(answered, "the second client never answered:\n{}", second.output());
     let mut other = Client::open(&address, "other").unwrap_or_else(|refusal| panic!("a free volume is refused: {refusal:?}"));
     other.write(0, b"also mine");
     assert_eq!(first.read(0, 4).expect("undisturbed"), b"mine");
@@ -99,22 +108,10 @@ fn without_names_all_free_volumes_are_exported_also_on_a_unix_socket() {
     }
     let mut first = Client::open(&cluster.nbd_address(), "disk").expect("ready");
     let socket = cluster.place.path("nbd.sock");
-    let mut command = Command::new(program("sdc"));
-    command.args(["nbd", "--mdm", &cluster.control_address(), "--listen", &format!("unix:{}", socket.display())]);
-    command.env("XDG_STATE_HOME", cluster.place.path("second")).env("HOME", cluster.place.path("second"));
-    command.current_dir(cluster.place.path(""));
-    let mut second = Daemon::start("sdc-2", &mut command, &cluster.place.path("sdc-2.log"));
+    let mut second = cluster.second_client(&format!("unix:{}", socket.display()), &[]);
+    second.wait_for("ready nbd+unix://", 60);
     let uri = format!("nbd+unix:///?socket={}", socket.display());
-    let mut list = String::new();
-    for _ in 0..200 {
-        assert!(second.exited().is_none(), "the second client ended:\n{}", second.output());
-        let ended = crate::harness::tools::attempt(Command::new("nbdinfo").args(["--list", &uri]), 60);
-        list = ended.output;
-        if ended.success && list.contains("alpha") {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+    let list = run(Command::new("nbdinfo").args(["--list", &uri]), 60);
     assert!(list.contains("export=\"alpha\"") && list.contains("export=\"beta\""), "{list}");
     assert!(!list.contains("export=\"disk\""), "somebody else has it open: {list}");
     let alpha = format!("nbd+unix:///alpha?socket={}", socket.display());

@@ -120,11 +120,12 @@ impl Cluster {
             Process::Sdc => {
                 command = Command::new(program("sdc"));
                 command.args(["nbd", "--mdm", &format!("127.0.0.1:{}", self.control)]);
-                command.args(["--listen", &self.nbd_address()]).args(&self.exports);
+                command.args(["--listen", &self.nbd_address(), "--state-dir"]).arg(self.place.path("sdc"));
+                command.args(&self.exports);
             }
         }
         // What a daemon keeps beside its devices belongs to this test.
-        command.current_dir(self.place.path("")).env("HOME", self.place.path("")).env("XDG_STATE_HOME", self.place.path("state"));
+        command.current_dir(self.place.path("")).env("HOME", self.place.path(""));
         command
     }
 
@@ -142,6 +143,13 @@ impl Cluster {
 
     fn take(&mut self, process: Process) -> Daemon {
         self.daemons[Self::index(process)].take().unwrap_or_else(|| panic!("{process:?} does not run"))
+    }
+
+    /// Another client of this cluster, with an identity of its own.
+    pub(crate) fn second_client(&self, listen: &str, volumes: &[&str]) -> Daemon {
+        let mut command = Command::new(program("sdc"));
+        command.args(["nbd", "--mdm", &self.control_address(), "--listen", listen, "--state-dir"]).arg(self.place.path("sdc-2"));
+        Daemon::start("sdc-2", command.args(volumes).current_dir(self.place.path("")), &self.place.path("sdc-2.log"))
     }
 
     /// kill -9.
