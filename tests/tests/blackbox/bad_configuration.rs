@@ -1,6 +1,6 @@
 //! Configurations and devices that cannot be used: the daemon says what is wrong and leaves everything as it was.
 
-use crate::harness::cluster::{Cluster, Process};
+use crate::harness::cluster::{Cluster, Process, devices};
 use crate::harness::daemon::Daemon;
 use crate::harness::place::{Place, program};
 use crate::harness::tools::{random_file, refuse, run};
@@ -78,9 +78,7 @@ fn devices_that_cannot_be_used_are_named_and_untouched() {
     cluster.begin(Process::Sds(0));
     let path = cluster.device(0).display().to_string();
     cluster.daemon(Process::Sds(0)).wait_for(&path, 30);
-    cluster.wait_for_status("failed device", 30, |status| {
-        status["devices"].as_array().is_some_and(|devices| devices.iter().any(|device| device["state"] == "failed"))
-    });
+    cluster.wait_for_status("failed device", 30, |status| devices(status).iter().any(|device| device["state"]["is"] == "failed"));
     assert_eq!(fs::read(cluster.device(0)).expect("there"), before, "a device that holds something is not formatted");
     // Too small.
     let small = cluster.sds_config(1, 64 * MIB).replace("67108864", "65536");
@@ -125,7 +123,7 @@ fn a_device_of_another_system_is_refused() {
     let line = second.daemon(Process::Sds(0)).wait_for("system", 30);
     assert!(!line.is_empty());
     let status = second.status().expect("the MDM answers");
-    let open = status["devices"].as_array().map_or(0, |devices| devices.iter().filter(|device| device["state"] == "open").count());
+    let open = devices(&status).iter().filter(|device| device["state"]["is"] == "open").count();
     assert_eq!(open, 1, "the foreign device is no member: {status:#?}");
 }
 
@@ -176,9 +174,7 @@ fn a_missing_io_uring_or_memlock_limit_names_the_cause_and_the_way_out() {
     let start = std::time::Instant::now();
     loop {
         // Either it goes without registered buffers and serves, or it says which limit to raise.
-        let open = cluster
-            .status()
-            .and_then(|status| status["devices"].as_array().map(|devices| devices.iter().any(|device| device["state"] == "open")));
+        let open = cluster.status().map(|status| devices(&status).iter().any(|device| device["state"]["is"] == "open"));
         if open == Some(true) {
             break;
         }

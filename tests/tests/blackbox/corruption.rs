@@ -3,7 +3,7 @@
 //! Of the format only this is used: a block that is not data starts with eight letters that say what
 //! it is (`docs/on-disk-format.md`).
 
-use crate::harness::cluster::{Cluster, Process, RESTART};
+use crate::harness::cluster::{Cluster, Process, RESTART, devices};
 use crate::harness::nbd::{Client, READ};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -82,8 +82,7 @@ fn unreadable(client: &mut Client) -> Vec<u64> {
 /// Sum of a fault count over all devices, as status tells it.
 fn faults(cluster: &Cluster, name: &str) -> u64 {
     let status = cluster.status().expect("the MDM answers");
-    let devices = status["devices"].as_array().expect("devices");
-    devices.iter().map(|device| device["faults"][name].as_u64().unwrap_or_else(|| panic!("no count of {name}: {status:#?}"))).sum()
+    devices(&status).iter().map(|device| device["faults"][name].as_u64().unwrap_or_else(|| panic!("no count of {name}: {status:#?}"))).sum()
 }
 
 fn wait_for_faults(cluster: &Cluster, name: &str) {
@@ -215,9 +214,9 @@ fn a_damaged_log_is_noticed_and_never_gives_wrong_data() {
     let (mut failed, mut open) = (false, 0);
     while !failed && open < 3 {
         if let Some(status) = cluster.status() {
-            let devices = status["devices"].as_array().cloned().unwrap_or_default();
-            open = devices.iter().filter(|device| device["state"] == "open").count();
-            failed = devices.iter().any(|device| device["state"] == "failed");
+            let devices = devices(&status);
+            open = devices.iter().filter(|device| device["state"]["is"] == "open").count();
+            failed = devices.iter().any(|device| device["state"]["is"] == "failed");
         }
         assert!(start.elapsed() < Duration::from_secs(RESTART), "the device neither opens nor fails");
         std::thread::sleep(Duration::from_millis(100));

@@ -3,9 +3,10 @@
 use super::daemon::Daemon;
 use super::nbd::Client;
 use super::place::{Place, free_port, program};
-use super::tools::{attempt, run};
 use serde_json::Value;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,12 @@ pub(crate) enum Process {
 }
 
 pub(crate) const ALL: [Process; 5] = [Process::Mdm, Process::Sds(0), Process::Sds(1), Process::Sds(2), Process::Sdc];
+
+/// All devices that a status shows.
+pub(crate) fn devices(status: &Value) -> Vec<Value> {
+    let servers = status["sds"].as_array().cloned().unwrap_or_default();
+    servers.iter().flat_map(|server| server["devices"].as_array().cloned().unwrap_or_default()).collect()
+}
 
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -125,7 +132,7 @@ impl Cluster {
             }
         }
         // What a daemon keeps beside its devices belongs to this test.
-        command.current_dir(self.place.path("")).env("HOME", self.place.path(""));
+        command.current_dir(self.place.path("")).env("NO_COLOR", "1");
         command
     }
 
@@ -210,23 +217,35 @@ impl Cluster {
         command
     }
 
+    /// A request to the API: status code and body.
+    pub(crate) fn api(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, Value)> {
+        let mut stream = TcpStream::connect(self.rest_address())?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let head = "Host: mdm\r\nConnection: close\r\nContent-Type: application/json";
+        stream
+            .write_all(format!("{method} /api/v1/{path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Ok((code, serde_json::from_str(body).unwrap_or(Value::Null)))
+    }
+
     pub(crate) fn create(&self, volume: &str, bytes: u64) {
-        run(&mut self.sdsctl(&["volume", "create", volume, "--size", &bytes.to_string()]), 60);
+        let body = format!("{{\"name\": {volume:?}, \"size_bytes\": {bytes}}}");
+        let (code, answer) = self.api("POST", "volumes", &body).expect("the API answers");
+        assert_eq!(code, 201, "{answer:#}");
     }
 
     /// The status, if the MDM answers.
     pub(crate) fn status(&self) -> Option<Value> {
-        let ended = attempt(&mut self.sdsctl(&["status", "--output", "json"]), 30);
-        ended
-            .success
-            .then(|| serde_json::from_str(&ended.output).unwrap_or_else(|error| panic!("status is not JSON: {error}:\n{}", ended.output)))
+        self.api("GET", "status", "").ok().filter(|(code, _)| *code == 200).map(|(_, status)| status)
     }
 
     /// Waits until so many devices are open.
     pub(crate) fn wait_for_devices(&mut self, count: usize, seconds: u64) {
         self.wait_for_status(&format!("{count} open devices"), seconds, |status| {
-            let open = |device: &&Value| device["state"].as_str() == Some("open");
-            status["devices"].as_array().is_some_and(|devices| devices.iter().filter(open).count() == count)
+            devices(status).iter().filter(|device| device["state"]["is"] == "open").count() == count
         });
     }
 
