@@ -67,7 +67,7 @@ fn nbdinfo_tells_size_limits_and_features() {
         assert_eq!(export[feature], true, "{feature}");
     }
     assert_eq!(export["is_read_only"], false);
-    let limits = [("block_minimum", 1_u64), ("block_preferred", 4096), ("block_maximum", 32 * MIB)];
+    let limits = [("block_size_minimum", 1_u64), ("block_size_preferred", 4096), ("block_size_maximum", 32 * MIB)];
     for (name, bytes) in limits {
         assert_eq!(export[name], bytes, "{name}");
     }

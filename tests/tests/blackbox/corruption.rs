@@ -93,11 +93,18 @@ fn wait_for_faults(cluster: &Cluster, name: &str) {
     }
 }
 
-/// Stops a data server, does something to its device, starts it again.
-fn while_stopped(cluster: &mut Cluster, number: usize, action: impl FnOnce(&Path)) {
+/// Stops a data server, does something to its device, starts it again; whether the device then opens,
+/// and what is said about it.
+fn while_stopped(cluster: &mut Cluster, number: usize, action: impl FnOnce(&Path)) -> (bool, String) {
     cluster.stop(Process::Sds(number));
     action(&cluster.device(number));
+    restart(cluster, number)
+}
+
+fn restart(cluster: &mut Cluster, number: usize) -> (bool, String) {
     cluster.begin(Process::Sds(number));
+    let line = cluster.daemon(Process::Sds(number)).wait_for_any(&["device is open", "device cannot be opened", "device cannot be used"], RESTART);
+    (line.contains("is open"), line)
 }
 
 #[test]
@@ -118,8 +125,7 @@ fn a_flipped_data_byte_is_an_error_of_that_block_only() {
     let log = cluster.daemon(Process::Sds(device)).output();
     assert!(log.contains("extent"), "the log names the place:\n{log}");
     // A restart changes nothing; a full overwrite heals.
-    while_stopped(&mut cluster, device, |_| {});
-    cluster.wait_for_export("disk", RESTART);
+    assert!(while_stopped(&mut cluster, device, |_| {}).0);
     assert_eq!(unreadable(&mut client), [victim]);
     client.write(victim * BLOCK as u64, &content(victim));
     client.flush();
@@ -144,15 +150,14 @@ fn flipped_descriptor_pages_are_noticed_and_never_give_wrong_data() {
     let (mut cluster, mut client) = filled("flip-descriptor");
     let (device, _) = find(&cluster, 0);
     // A clean stop has written every descriptor page that is needed.
-    while_stopped(&mut cluster, device, |path| {
+    let (opens, line) = while_stopped(&mut cluster, device, |path| {
         let pages = blocks_where(path, |block| block.starts_with(b"sdsDESCR"));
         assert!(!pages.is_empty(), "a used device has descriptor pages");
         for page in pages {
             flip(path, page + 2000);
         }
     });
-    cluster.wait_for_devices(3, RESTART);
-    cluster.wait_for_export("disk", RESTART);
+    assert!(opens, "damaged pages cost their extents, not the device: {line}");
     let bad = unreadable(&mut client);
     assert!(!bad.is_empty(), "descriptors are gone, so blocks must be");
     assert!((bad.len() as u64) < SIZE / BLOCK as u64, "the other devices are as they were");
@@ -164,30 +169,31 @@ fn flipped_descriptor_pages_are_noticed_and_never_give_wrong_data() {
 fn one_damaged_superblock_is_survived_and_three_are_not() {
     let (mut cluster, mut client) = filled("flip-superblock");
     let superblocks = |path: &Path| blocks_where(path, |block| block.starts_with(b"sdsSUPER"));
-    while_stopped(&mut cluster, 0, |path| {
+    let (opens, line) = while_stopped(&mut cluster, 0, |path| {
         let copies = superblocks(path);
         assert_eq!(copies.len(), 4, "two at the head, two at the tail");
         flip(path, copies[0] + 100);
     });
-    cluster.wait_for_devices(3, RESTART);
+    assert!(opens, "{line}");
     assert_eq!(unreadable(&mut client), [0_u64; 0]);
     let mut damaged = Vec::new();
-    while_stopped(&mut cluster, 0, |path| {
+    let (opens, line) = while_stopped(&mut cluster, 0, |path| {
         for copy in superblocks(path).into_iter().skip(1) {
             flip(path, copy + 100);
             damaged.push(copy);
         }
     });
-    cluster.wait_for_status("failed device", 30, |status| status.to_string().contains("superblock"));
-    let line = cluster.daemon(Process::Sds(0)).wait_for("superblock", 10);
-    assert!(!line.is_empty());
+    assert!(!opens && line.contains("superblock"), "{line}");
+    cluster.wait_for_status("failed device", 30, |status| {
+        devices(status).iter().any(|device| device["state"]["is"] == "failed" && device.to_string().contains("superblock"))
+    });
     // Put right by hand, everything is there again: nothing was formatted or guessed.
-    while_stopped(&mut cluster, 0, |path| {
+    let (opens, line) = while_stopped(&mut cluster, 0, |path| {
         for copy in damaged {
             flip(path, copy + 100);
         }
     });
-    cluster.wait_for_devices(3, RESTART);
+    assert!(opens, "{line}");
     assert_eq!(unreadable(&mut client), [0_u64; 0]);
 }
 
@@ -209,24 +215,12 @@ fn a_damaged_log_is_noticed_and_never_gives_wrong_data() {
     for block in &newest {
         flip(&path, block + 40);
     }
-    cluster.begin(Process::Sds(device));
-    let start = Instant::now();
-    let (mut failed, mut open) = (false, 0);
-    while !failed && open < 3 {
-        if let Some(status) = cluster.status() {
-            let devices = devices(&status);
-            open = devices.iter().filter(|device| device["state"]["is"] == "open").count();
-            failed = devices.iter().any(|device| device["state"]["is"] == "failed");
-        }
-        assert!(start.elapsed() < Duration::from_secs(RESTART), "the device neither opens nor fails");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    if failed {
-        let line = cluster.daemon(Process::Sds(device)).wait_for("log", 10);
-        assert!(!line.is_empty(), "it says what is wrong");
-    } else {
+    let (opens, line) = restart(&mut cluster, device);
+    if opens {
         // Before the checkpoint a block of the log matters to nobody; then all is as it was.
-        cluster.wait_for_export("disk", RESTART);
         assert_eq!(unreadable(&mut client), [0_u64; 0]);
+    } else {
+        assert!(line.contains("log block"), "it says what is wrong: {line}");
     }
+    cluster.check();
 }

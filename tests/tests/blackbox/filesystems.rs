@@ -21,7 +21,7 @@ impl Attached {
         let dir = cluster.place.path("fuse");
         fs::create_dir_all(&dir).expect("creatable");
         let mut command = Command::new("nbdfuse");
-        command.arg(dir.join("disk")).arg("--connections=4").arg(cluster.uri(volume));
+        command.arg("--connections=4").arg(dir.join("disk")).arg(cluster.uri(volume));
         // nbdfuse wants a file to mount on, or a directory in which it makes one.
         fs::write(dir.join("disk"), "").expect("writable");
         let daemon = Daemon::start("nbdfuse", &mut command, &cluster.place.path("nbdfuse.log"));

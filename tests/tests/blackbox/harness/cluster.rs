@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     nbd: u16,
     /// Volumes that `sdc` is told to export; empty: those nobody else has open.
     exports: Vec<String>,
+    /// Processes started so far.
+    lives: u32,
     pub(crate) place: Place,
 }
 
@@ -54,6 +56,7 @@ impl Cluster {
             data: [free_port(), free_port(), free_port()],
             nbd: free_port(),
             exports: exports.iter().map(|&name| name.to_owned()).collect(),
+            lives: 0,
             place,
         };
         let mut text = String::new();
@@ -139,7 +142,10 @@ impl Cluster {
     /// Starts a process.
     pub(crate) fn begin(&mut self, process: Process) {
         let name = Self::name(process);
-        let daemon = Daemon::start(&name, &mut self.command(process), &self.place.path(&format!("{name}.log")));
+        // Each life has a log of its own: what is waited for is said in this one.
+        self.lives += 1;
+        let log = self.place.path(&format!("{name}.{}.log", self.lives));
+        let daemon = Daemon::start(&name, &mut self.command(process), &log);
         let before = self.daemons[Self::index(process)].replace(daemon);
         assert!(before.is_none(), "{name} runs already");
     }

@@ -30,13 +30,20 @@ impl Daemon {
 
     /// Waits until it has printed this.
     pub(crate) fn wait_for(&mut self, text: &str, seconds: u64) -> String {
+        self.wait_for_any(&[text], seconds)
+    }
+
+    /// Waits until it has printed one of these; the line.
+    pub(crate) fn wait_for_any(&mut self, texts: &[&str], seconds: u64) -> String {
         let start = Instant::now();
         loop {
+            let ended = self.exited();
             let output = self.output();
-            if let Some(line) = output.lines().find(|line| line.contains(text)) {
+            if let Some(line) = output.lines().find(|line| texts.iter().any(|text| line.contains(text))) {
                 return line.to_owned();
             }
-            if let Some(status) = self.exited() {
+            let text = texts.join("\" or \"");
+            if let Some(status) = ended {
                 panic!("{} ended with {status} before it printed {text:?}:\n{}", self.name, tail(&output));
             }
             assert!(
