@@ -23,6 +23,12 @@ use std::sync::Arc;
 
 /// Connections of one server unless it is told otherwise.
 pub const NBD_CONNECTIONS_DEFAULT: usize = 256;
+/// How long a client may leave its replies unread while others lack the memory that they hold.
+const UNREAD_MAX: Nanos = Nanos::from_millis(10_000);
+/// Pause between two looks at unread replies, and after a connection was closed for them: its buffers
+/// are back by then.
+const UNREAD_CHECK: Nanos = Nanos::from_millis(1_000);
+const UNREAD_CHECK_AFTER_CLOSE: Nanos = Nanos::from_millis(6_000);
 /// How long a client may haggle before it must use an export.
 const HANDSHAKE_MAX: Nanos = Nanos::from_millis(30_000);
 
@@ -103,6 +109,8 @@ struct Slot {
     /// A payload is being received into a buffer of the machine.
     receiving: bool,
     paused: bool,
+    /// Since when its client takes no replies, and how many allocations had been refused then.
+    unread: Option<(Nanos, u64)>,
     /// The socket is being closed.
     closing: bool,
     dirty: bool,
@@ -124,6 +132,7 @@ pub(crate) struct Server {
     taken: Vec<Effect>,
     batch: Vec<Out>,
     check_handshakes_at: Option<Nanos>,
+    check_unread_at: Option<Nanos>,
     stopping: bool,
 }
 
@@ -137,8 +146,8 @@ impl Server {
         self.live
     }
 
-    pub(crate) const fn deadline(&self) -> Option<Nanos> {
-        self.check_handshakes_at
+    pub(crate) fn deadline(&self) -> Option<Nanos> {
+        [self.check_handshakes_at, self.check_unread_at].into_iter().flatten().min()
     }
 
     /// Starts to listen; the addresses with the real ports.
@@ -228,6 +237,7 @@ impl Server {
             since: cx.now(),
             receiving: false,
             paused: false,
+            unread: None,
             closing: false,
             dirty: false,
         });
@@ -272,7 +282,13 @@ impl Server {
             while slot.machine.has_output() && !cx.stream_wants_pause(stream) {
                 slot.machine.take_output(&mut self.batch);
                 send(&mut self.batch, stream, cx);
+                slot.unread = None;
                 moved = true;
+            }
+            if slot.machine.has_output() && slot.unread.is_none() {
+                let now = cx.now();
+                slot.unread = Some((now, cx.pool().statistics().refused));
+                self.check_unread_at.get_or_insert(now.plus(UNREAD_CHECK));
             }
             match slot.machine.want() {
                 Want::Close => {
@@ -421,9 +437,10 @@ impl Server {
         }
     }
 
-    /// Closes connections that haggle for too long.
+    /// Closes connections that haggle for too long, or keep memory from others.
     pub(crate) fn timers(&mut self, cx: &mut Turn<'_>) {
         let now = cx.now();
+        self.close_unread(now, cx);
         if self.check_handshakes_at.is_none_or(|at| now < at) {
             return;
         }
@@ -443,6 +460,32 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Closes the connection whose client has left its replies unread for longest, if their buffers
+    /// were missing elsewhere meanwhile: one client that stands still must not stop the others.
+    fn close_unread(&mut self, now: Nanos, cx: &mut Turn<'_>) {
+        if self.check_unread_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.check_unread_at = None;
+        let refused = cx.pool().statistics().refused;
+        let waiting = self.slots.iter_mut().flatten().filter(|slot| !slot.closing);
+        let Some((since, before, slot)) = waiting.filter_map(|slot| slot.unread.map(|(since, before)| (since, before, slot))).min_by_key(|(since, ..)| *since)
+        else {
+            return;
+        };
+        let mut pause = UNREAD_CHECK;
+        if let Some(stream) = slot.stream
+            && now >= since.plus(UNREAD_MAX)
+            && refused > before
+        {
+            tracing::warn!(connection = slot.serial, "an NBD client does not read its replies while others lack memory; it is disconnected");
+            slot.closing = true;
+            cx.close(stream);
+            pause = UNREAD_CHECK_AFTER_CLOSE;
+        }
+        self.check_unread_at = Some(now.plus(pause));
     }
 
     /// Finishes what is accepted, takes nothing new.

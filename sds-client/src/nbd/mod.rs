@@ -83,13 +83,14 @@ pub struct Limits {
     pub requests: u16,
     /// Pieces of them that the volume is working on.
     pub pieces: usize,
-    /// Buffer bytes of reads, from issue until taken as output.
+    /// Buffer bytes of reads, from issue until taken as output. What a client that does not read its
+    /// replies keeps from the others, so no more than bandwidth needs: 4 MiB are 32 full frames.
     pub read_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { requests: 256, pieces: 256, read_bytes: 16 << 20 }
+        Self { requests: 256, pieces: 256, read_bytes: READ_BYTES_MIN }
     }
 }
 
@@ -97,7 +98,6 @@ impl Default for Limits {
 pub const READ_BYTES_MIN: u64 = WINDOW as u64 * FRAME_PAYLOAD_BYTES_MAX as u64;
 
 const _: () = {
-    assert!(READ_BYTES_MIN <= 16 << 20, "the default holds a whole read");
     assert!(256 <= VOLUME_REQUESTS_MAX);
 };
 
