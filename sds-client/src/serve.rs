@@ -471,7 +471,8 @@ impl Server {
         self.check_unread_at = None;
         let refused = cx.pool().statistics().refused;
         let waiting = self.slots.iter_mut().flatten().filter(|slot| !slot.closing);
-        let Some((since, before, slot)) = waiting.filter_map(|slot| slot.unread.map(|(since, before)| (since, before, slot))).min_by_key(|(since, ..)| *since)
+        let Some((since, before, slot)) =
+            waiting.filter_map(|slot| slot.unread.map(|(since, before)| (since, before, slot))).min_by_key(|(since, ..)| *since)
         else {
             return;
         };
@@ -480,7 +481,10 @@ impl Server {
             && now >= since.plus(UNREAD_MAX)
             && refused > before
         {
-            tracing::warn!(connection = slot.serial, "an NBD client does not read its replies while others lack memory; it is disconnected");
+            tracing::warn!(
+                connection = slot.serial,
+                "an NBD client does not read its replies while others lack memory; it is disconnected"
+            );
             slot.closing = true;
             cx.close(stream);
             pause = UNREAD_CHECK_AFTER_CLOSE;

@@ -225,6 +225,14 @@ pub enum ConfigError {
     /// It is not TOML, has an unknown key, or a value of the wrong kind.
     #[error("configuration: {0}")]
     Syntax(Box<toml::de::Error>),
+    /// The same, in a file.
+    #[error("configuration {}: {source}", path.display())]
+    SyntaxOf {
+        /// Which.
+        path: PathBuf,
+        /// Where in it, and what.
+        source: Box<toml::de::Error>,
+    },
     /// A value that cannot be used.
     #[error("configuration: `{key}`: {reason}")]
     Value {
@@ -273,7 +281,10 @@ impl NodeConfig {
     /// That it cannot be read, or what is wrong with it.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::from_toml(&text)
+        Self::from_toml(&text).map_err(|error| match error {
+            ConfigError::Syntax(source) => ConfigError::SyntaxOf { path: path.to_owned(), source },
+            error @ (ConfigError::Read { .. } | ConfigError::SyntaxOf { .. } | ConfigError::Value { .. }) => error,
+        })
     }
 
     /// Checks what can be checked without touching anything.

@@ -255,7 +255,13 @@ fn device_full_then_trim() {
     let plan = Plan {
         extents: 2,
         may_be_full: true,
-        volumes: vec![VolumeSpec { name: "volume-0".into(), size: 16 << 20, stripe_unit: 1 << 20, stripe_width: 1, spots: vec![(0, BLOCK)] }],
+        volumes: vec![VolumeSpec {
+            name: "volume-0".into(),
+            size: 16 << 20,
+            stripe_unit: 1 << 20,
+            stripe_width: 1,
+            spots: vec![(0, BLOCK)],
+        }],
         ..Plan::quiet()
     };
     let mut world = world(plan, 4);

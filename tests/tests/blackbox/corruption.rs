@@ -103,7 +103,8 @@ fn while_stopped(cluster: &mut Cluster, number: usize, action: impl FnOnce(&Path
 
 fn restart(cluster: &mut Cluster, number: usize) -> (bool, String) {
     cluster.begin(Process::Sds(number));
-    let line = cluster.daemon(Process::Sds(number)).wait_for_any(&["device is open", "device cannot be opened", "device cannot be used"], RESTART);
+    let line =
+        cluster.daemon(Process::Sds(number)).wait_for_any(&["device is open", "device cannot be opened", "device cannot be used"], RESTART);
     (line.contains("is open"), line)
 }
 
