@@ -39,6 +39,7 @@ impl Side {
 
 /// What arrives at an end.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "few are in flight, and a simulator may copy")]
 pub enum Arrival {
     /// The link is up.
     Linked,

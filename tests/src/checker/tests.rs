@@ -77,6 +77,7 @@ impl Story {
 
     /// A read that sees runs of writes (0 is zeroes), each to the given end.
     fn sees_runs(&mut self, op: OpIndex, runs: &[(u64, usize)]) {
+        #[expect(clippy::cast_possible_truncation, reason = "4096")]
         let mut bytes = [0_u8; BLOCK as usize];
         let mut start = 0;
         for (stamp, end) in runs {

@@ -125,15 +125,16 @@ impl World {
     }
 
     /// The shell says that a request is done which is not (a canary).
-    pub(super) fn fake_done(&mut self, server: usize, life: u64, fake: Fake) {
+    pub(super) fn fake_done(&mut self, server: usize, life: u64, fake: &Fake) {
+        let Fake { slot, op, pin } = *fake;
         let process = self.servers[server].process;
         if !self.is_alive(process, life) {
             return;
         }
-        if let Some(pin) = fake.pin {
+        if let Some(pin) = pin {
             self.processes[process.0].buffers.end(pin);
         }
-        self.step_server(server, Input::Disk { slot: fake.slot, op: fake.op, result: DiskResult::Done });
+        self.step_server(server, Input::Disk { slot, op, result: DiskResult::Done });
     }
 
     pub(super) fn server_of_disk(&self, disk: usize) -> usize {

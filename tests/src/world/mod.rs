@@ -375,7 +375,7 @@ impl World {
                 }
             }
             Event::Disk { disk, number } => self.disk_done(disk, number),
-            Event::FakeDone { server, life, fake } => self.fake_done(server, life, fake),
+            Event::FakeDone { server, life, fake } => self.fake_done(server, life, &fake),
             Event::OpenDevice { server, life, slot } => self.open_device(server, life, slot),
             Event::Link { link, side } => self.link_arrives(link, side),
             Event::Connect { client, life, sds, server } => self.connect_arrives(client, life, sds, server),

@@ -153,7 +153,7 @@ impl User {
                     len: piece.len,
                     durable,
                     zero: false,
-                }))
+                }));
             }
             Wish::Zero { offset, len, trim: false, durable } => {
                 self.backlog.extend(piece::zeroes(stripe, ByteOffset::new(offset), len).map(|piece| match piece {
@@ -167,7 +167,7 @@ impl User {
                     len: piece.len,
                     trim: true,
                     durable,
-                }))
+                }));
             }
             Wish::Flush => self.backlog.push_back(Piece::Flush),
             Wish::Status { offset, len } => self.backlog.extend(
@@ -515,7 +515,11 @@ impl World {
             Answer::Failed(_) => {}
             Answer::Done | Answer::Data(_) | Answer::Holes(_) => self.counts.done += 1,
         }
-        if answer == Answer::Done && matches!(op.action, Action::Write(_)) && op.offset % BLOCK == 0 && op.len % BLOCK == 0 {
+        if answer == Answer::Done
+            && matches!(op.action, Action::Write(_))
+            && op.offset.is_multiple_of(BLOCK)
+            && op.len.is_multiple_of(BLOCK)
+        {
             // Written whole again: what a fault had done to these blocks is undone.
             let (first, end) = (op.offset / BLOCK, (op.offset + op.len) / BLOCK);
             self.lost_blocks.retain(|lost| {
