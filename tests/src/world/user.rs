@@ -232,7 +232,7 @@ impl World {
         }
         let token = self.token();
         let user = &mut self.clients[client].user;
-        let force = user.force || user.chance.chance(1, 4);
+        let force = user.force || (!user.scripted && user.chance.chance(1, 4));
         user.state = UserState::Opening { token };
         user.granted = None;
         let name = self.plan.volumes[index].name.clone();
