@@ -21,6 +21,7 @@ pub mod limits;
 pub mod machine;
 pub mod map;
 pub mod placement;
+pub mod protocol;
 pub mod replica;
 pub mod shard;
 pub mod store;

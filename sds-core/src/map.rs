@@ -17,7 +17,7 @@ pub struct Member {
 }
 
 /// Replicas in sync; the first is the primary.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InSync {
     members: [Member; IN_SYNC_MAX],
     count: u8,
@@ -50,7 +50,7 @@ impl InSync {
 }
 
 /// A replica that was in sync once, and how far it is known to be complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lapsed {
     /// The device.
     pub device: DeviceId,
@@ -59,7 +59,7 @@ pub struct Lapsed {
 }
 
 /// One shard's configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ShardEntry {
     /// Version of this configuration.
     pub epoch: Epoch,

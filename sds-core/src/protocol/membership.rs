@@ -1,0 +1,195 @@
+//! What the MDM commits for one shard (I1, I6, I7, I13), and who may ask for what.
+//!
+//! Every change names the epoch it starts from and is committed only on that one: a compare-and-swap. Whoever does not
+//! know what became of its proposal looks at the entry: it is there, or it can no longer come.
+
+use crate::id::{DeviceId, Epoch, Incarnation, ShardSequence};
+use crate::map::{InSync, Lapsed, Member, ShardEntry};
+
+/// What a replica knows of itself before it asks for a set without the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// It is an in-sync member of its newest known epoch, in this process life.
+    pub in_sync: bool,
+    /// It owes no settling.
+    pub settled: bool,
+}
+
+impl Standing {
+    /// Whether it may ask for {itself}. The MDM's check of the incarnation covers "has not restarted in this epoch".
+    #[must_use]
+    pub fn may_ask_to_shrink(self) -> bool {
+        self.in_sync && self.settled
+    }
+}
+
+/// A change of a shard's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Change {
+    /// The proposer goes on without the other member. If that was the primary, this is the failover.
+    Shrink {
+        /// Last sequence known complete on the other.
+        complete: ShardSequence,
+    },
+    /// The proposer gives up (its device failed): the other goes on without it.
+    Yield {
+        /// Last sequence known complete on the proposer.
+        complete: ShardSequence,
+    },
+    /// The joiner has everything: it becomes the secondary.
+    Grow,
+    /// Primary and secondary change roles. The primary has drained and stopped.
+    Swap,
+    /// The MDM's own: a registered replica starts to join a sole copy.
+    Join {
+        /// Who.
+        joiner: Member,
+    },
+    /// All members have restarted, or the proposer is still unsettled and the other has restarted: same devices, newest lives,
+    /// all of them unsettled.
+    Reform,
+}
+
+/// A proposal to the MDM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Proposal {
+    /// Epoch it starts from.
+    pub base: Epoch,
+    /// Who asks; `None` when the MDM itself does.
+    pub proposer: Option<Member>,
+    /// For what.
+    pub change: Change,
+}
+
+/// What the MDM knows of a device besides the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its newest process life.
+    pub incarnation: Incarnation,
+    /// Its log ends before the newest flushed position that it or its partner reported (I13).
+    pub amnesic: bool,
+}
+
+/// Why a proposal is refused. Nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It starts from another epoch than the newest (I1).
+    OtherEpoch,
+    /// The proposer is not in the in-sync set in this process life (I6), or not in the role the change asks for.
+    NotInSync,
+    /// It would leave no in-sync copy (I7).
+    LastCopy,
+    /// A named replica is not registered in that life.
+    NotRegistered,
+    /// A member is still alive, so it is for that one to ask.
+    StillAlive,
+    /// The set has no room for a joiner, or has it already.
+    NoRoom,
+    /// There is no joiner to be grown by.
+    NoJoiner,
+}
+
+/// Applies a proposal to an entry: the entry that is committed, or why not. `ceiling` is above every sequence that any
+/// earlier epoch can have used (durably reserved), so that no sequence is used twice.
+///
+/// # Errors
+/// If the rules do not allow it; see [`Refused`].
+pub fn commit(
+    entry: &ShardEntry,
+    proposal: &Proposal,
+    registered: impl Fn(DeviceId) -> Option<Registered>,
+    ceiling: ShardSequence,
+) -> Result<ShardEntry, Refused> {
+    if proposal.base != entry.epoch {
+        return Err(Refused::OtherEpoch);
+    }
+    let members = entry.in_sync.members();
+    let proposer = match proposal.proposer {
+        Some(proposer) if !members.contains(&proposer) => return Err(Refused::NotInSync),
+        other => other,
+    };
+    let is_life = |member: Member| registered(member.device).is_some_and(|known| known.incarnation == member.incarnation);
+    let mut next = *entry;
+    match (proposal.change, proposer) {
+        (Change::Shrink { complete }, Some(proposer)) => {
+            let other = other_of(members, proposer).ok_or(Refused::LastCopy)?;
+            next.in_sync = InSync::sole(proposer);
+            next.lapsed = Some(Lapsed { device: other.device, complete });
+        }
+        (Change::Yield { complete }, Some(proposer)) => {
+            let other = other_of(members, proposer).ok_or(Refused::LastCopy)?;
+            if !is_life(other) {
+                return Err(Refused::LastCopy);
+            }
+            next.in_sync = InSync::sole(other);
+            next.lapsed = Some(Lapsed { device: proposer.device, complete });
+        }
+        (Change::Grow, Some(proposer)) => {
+            let joiner = entry.joining.ok_or(Refused::NoJoiner)?;
+            if members.len() != 1 {
+                return Err(Refused::NoRoom);
+            }
+            if !is_life(joiner) {
+                return Err(Refused::NotRegistered);
+            }
+            next.in_sync = InSync::pair(proposer, joiner);
+            next.joining = None;
+            next.lapsed = None;
+        }
+        (Change::Swap, Some(proposer)) => {
+            let other = other_of(members, proposer).ok_or(Refused::LastCopy)?;
+            if entry.in_sync.primary() != Some(proposer) {
+                return Err(Refused::NotInSync);
+            }
+            next.in_sync = InSync::pair(other, proposer);
+        }
+        (Change::Join { joiner }, None) => {
+            if members.len() != 1 || members.iter().any(|member| member.device == joiner.device) || entry.joining == Some(joiner) {
+                return Err(Refused::NoRoom);
+            }
+            if !is_life(joiner) {
+                return Err(Refused::NotRegistered);
+            }
+            next.joining = Some(joiner);
+        }
+        (Change::Reform, proposer) => reform(&mut next, proposer, registered)?,
+        (Change::Shrink { .. } | Change::Yield { .. } | Change::Grow | Change::Swap, None) | (Change::Join { .. }, Some(_)) => {
+            return Err(Refused::NotInSync);
+        }
+    }
+    next.epoch.advance_to(Epoch::new(entry.epoch.get() + 1));
+    next.first_sequence = ceiling;
+    Ok(next)
+}
+
+/// The other member of a pair.
+#[must_use]
+pub fn other_of(members: &[Member], own: Member) -> Option<Member> {
+    members.iter().copied().find(|member| *member != own)
+}
+
+fn reform(next: &mut ShardEntry, unsettled: Option<Member>, registered: impl Fn(DeviceId) -> Option<Registered>) -> Result<(), Refused> {
+    let old = next.in_sync;
+    let mut lives = Vec::with_capacity(old.members().len());
+    for member in old.members() {
+        let known = registered(member.device).ok_or(Refused::NotRegistered)?;
+        if known.incarnation == member.incarnation && unsettled != Some(*member) {
+            return Err(Refused::StillAlive);
+        }
+        lives.push((Member { device: member.device, incarnation: known.incarnation }, known.amnesic));
+    }
+    // I13: who has forgotten is out, unless nobody remembers more.
+    let sound: Vec<Member> = lives.iter().filter(|(_, amnesic)| !amnesic).map(|(member, _)| *member).collect();
+    next.in_sync = match (sound.as_slice(), lives.as_slice()) {
+        ([primary, secondary], _) => InSync::pair(*primary, *secondary),
+        ([sound], [_]) => InSync::sole(*sound),
+        ([sound], [(first, _), (second, _)]) => {
+            let forgotten = if first == sound { second } else { first };
+            next.lapsed = Some(Lapsed { device: forgotten.device, complete: ShardSequence::new(0) });
+            InSync::sole(*sound)
+        }
+        // Forcing a copy that has forgotten is an operator's command (I7).
+        _ => return Err(Refused::LastCopy),
+    };
+    Ok(())
+}
