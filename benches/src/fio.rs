@@ -39,6 +39,9 @@ pub fn run(target: &Target, workload: &Workload, size: u64, seconds: u64) -> Res
         .args([format!("--size={}", workload.region_bytes.map_or(size, |region| region.min(size))), format!("--runtime={seconds}")])
         .args(["--time_based", "--rwmixread=70", "--norandommap", "--randrepeat=0", "--unified_rw_reporting=1"])
         .args(["--output-format=json", "--percentile_list=50:99:99.9"]);
+    if let Some(rate) = workload.rate {
+        command.arg(format!("--rate_iops={rate}"));
+    }
     if workload.flush_each {
         command.arg("--fsync=1");
     }

@@ -20,3 +20,4 @@ pub mod statistics;
 pub mod system;
 pub mod usage;
 pub mod workload;
+pub mod writes;

@@ -33,12 +33,42 @@ pub fn one_process(place: &Place) -> Result<(Vec<Daemon>, String), BenchError> {
     Ok((vec![daemon], uri))
 }
 
+/// A system of separate processes.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Directory of its files; part of the names of its logs.
+    pub name: &'static str,
+    /// Data servers, each with one device.
+    pub servers: u64,
+    /// Bytes of each device.
+    pub device_bytes: u64,
+    /// `SDS_LOG` of the data servers.
+    pub log: &'static str,
+}
+
+impl Shape {
+    /// Log of a data server, from 1.
+    #[must_use]
+    pub fn server_log(&self, place: &Place, number: u64) -> PathBuf {
+        place.log(&format!("{}-sds{number}", self.name))
+    }
+}
+
 /// One `mdm`, three `sds`, one `sdc nbd`, over TCP.
 ///
 /// # Errors
 /// When one of them does not become ready.
 pub fn five_processes(place: &Place) -> Result<(Vec<Daemon>, String), BenchError> {
-    let dir = fresh(&place.dir.join("ours-five"))?;
+    processes(place, &Shape { name: "ours-five", servers: SDS_COUNT, device_bytes: device_bytes(place.size), log: "info" })
+}
+
+/// One `mdm`, as many `sds` as asked for, one `sdc nbd`, over TCP: in this order.
+///
+/// # Errors
+/// When one of them does not become ready.
+pub fn processes(place: &Place, shape: &Shape) -> Result<(Vec<Daemon>, String), BenchError> {
+    let Shape { name, servers, device_bytes, log } = *shape;
+    let dir = fresh(&place.dir.join(name))?;
     let (control, rest, nbd) = (free_port()?, free_port()?, free_port()?);
     let mut daemons = Vec::new();
 
@@ -46,47 +76,48 @@ pub fn five_processes(place: &Place) -> Result<(Vec<Daemon>, String), BenchError
         &dir.join("mdm.toml"),
         &format!("data_dir = {:?}\ncontrol = \"127.0.0.1:{control}\"\napi = \"127.0.0.1:{rest}\"\n", dir.join("mdm")),
     )?;
-    daemons.push(Daemon::start(Command::new(place.bin_dir.join("mdm")).arg("--config").arg(config), &place.log("ours-mdm"))?);
+    let mdm_log = place.log(&format!("{name}-mdm"));
+    daemons.push(Daemon::start(Command::new(place.bin_dir.join("mdm")).arg("--config").arg(config), &mdm_log)?);
 
-    for number in 1..=SDS_COUNT {
+    for number in 1..=servers {
         let port = free_port()?;
         let config = write(
             &dir.join(format!("sds{number}.toml")),
             &format!(
                 "name = \"sds{number}\"\nstate_dir = {:?}\nlisten = \"127.0.0.1:{port}\"\nmdm = [\"127.0.0.1:{control}\"]\n\n\
-                 [[device]]\npath = {:?}\nsize = {}\nformat = \"if-blank\"\n",
+                 [[device]]\npath = {:?}\nsize = {device_bytes}\nformat = \"if-blank\"\n",
                 dir.join(format!("sds{number}")),
                 dir.join(format!("device{number}.img")),
-                device_bytes(place.size),
             ),
         )?;
-        let log = place.log(&format!("ours-sds{number}"));
-        daemons.push(Daemon::start(Command::new(place.bin_dir.join("sds")).arg("--config").arg(config), &log)?);
+        let mut command = Command::new(place.bin_dir.join("sds"));
+        command.arg("--config").arg(config).env("SDS_LOG", log);
+        daemons.push(Daemon::start(&mut command, &shape.server_log(place, number))?);
     }
 
     let api = format!("127.0.0.1:{rest}");
     let sdsctl = place.bin_dir.join("sdsctl");
     if let Some(last) = daemons.last_mut() {
-        last.wait_until(START_SECONDS, || devices_open(&sdsctl, &api))?;
+        last.wait_until(START_SECONDS, || devices_open(&sdsctl, &api, servers))?;
     }
     run(Command::new(&sdsctl).args(["--api", &api, "volume", "create", "bench", "--size", &place.size.to_string()]))?;
 
     let mut command = Command::new(place.bin_dir.join("sdc"));
     command.args(["nbd", "--mdm", &format!("127.0.0.1:{control}"), "--listen", &format!("127.0.0.1:{nbd}"), "bench"]);
     let uri = format!("nbd://127.0.0.1:{nbd}/bench");
-    let mut client = Daemon::start(&mut command, &place.log("ours-sdc"))?;
+    let mut client = Daemon::start(&mut command, &place.log(&format!("{name}-sdc")))?;
     client.wait_until(60, || answers(&uri))?;
     daemons.push(client);
     Ok((daemons, uri))
 }
 
 /// Whether every data server has its device open.
-fn devices_open(sdsctl: &Path, api: &str) -> bool {
+fn devices_open(sdsctl: &Path, api: &str, count: u64) -> bool {
     let Ok(text) = run(Command::new(sdsctl).args(["--api", api, "status", "--output", "json"])) else { return false };
     let Ok(status) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
     let list = |value: &serde_json::Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
     let devices = list(&status, "sds").iter().flat_map(|sds| list(sds, "devices")).collect::<Vec<_>>();
-    devices.iter().filter(|device| device["state"]["is"] == "open").count() as u64 == SDS_COUNT
+    devices.iter().filter(|device| device["state"]["is"] == "open").count() as u64 == count
 }
 
 /// One copy spread over three devices, with room for uneven spread and for metadata.

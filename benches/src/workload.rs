@@ -32,6 +32,8 @@ pub struct Workload {
     pub flush_each: bool,
     /// Only this much of the volume, if less than all.
     pub region_bytes: Option<u64>,
+    /// At most this many requests a second.
+    pub rate: Option<u32>,
     /// Whether a second of deep random writes over the same bytes comes right before, so that what is
     /// measured is steady state: where writes go, extents are active already.
     pub warm: bool,
@@ -86,7 +88,7 @@ const KIB128: u32 = 128 << 10;
 const MIB1: u32 = 1 << 20;
 
 const fn job(name: &'static str, title: &'static str, access: Access, block_bytes: u32, depth: u32) -> Workload {
-    Workload { name, title, access, block_bytes, depth, flush_each: false, region_bytes: None, warm: false }
+    Workload { name, title, access, block_bytes, depth, flush_each: false, region_bytes: None, rate: None, warm: false }
 }
 
 const fn warm(job: Workload) -> Workload {

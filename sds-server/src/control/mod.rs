@@ -196,6 +196,7 @@ impl Control {
                 self.register().await;
             }
             FromRole::Report(statuses) => {
+                log_counters(&self.config.name, &statuses);
                 self.statuses.send_replace(statuses);
             }
             FromRole::Confirm(version) => {
@@ -313,6 +314,25 @@ impl Control {
         self.state.send_replace(NodeState::Stopped);
         tracing::info!(node = self.config.name, "stopped: all devices are closed");
         Ok(())
+    }
+}
+
+/// What each device's store has done so far, for whoever counts what an I/O costs (`SDS_LOG=info,counters=debug`).
+fn log_counters(node: &str, statuses: &[DeviceStatus]) {
+    for status in statuses {
+        let counted = &status.statistics;
+        tracing::debug!(
+            target: "counters",
+            node,
+            slot = status.slot.0,
+            data_writes = counted.data_writes,
+            log_writes = counted.log_writes,
+            metadata_writes = counted.metadata_writes,
+            flushes = counted.flushes,
+            activations = counted.activations,
+            active_extents = counted.active_extents,
+            "device counters"
+        );
     }
 }
 
