@@ -81,6 +81,17 @@ fn the_log_wraps_under_load_and_checkpoints_behind_it() {
 }
 
 #[test]
+fn dirty_descriptors_wait_for_the_log_while_each_has_a_frame() {
+    let mut rig = fresh(8 * MIB, 64);
+    let before = rig.store.statistics().metadata_writes;
+    let extents = rig.store.statistics().capacity.total.get() / MIB;
+    for extent in 0..extents {
+        rig.write(key(extent as u32), 0, &fill(extent), 1 + extent).unwrap();
+    }
+    assert_eq!(rig.store.statistics().metadata_writes, before, "no frame can run short, and the log is nowhere near full");
+}
+
+#[test]
 fn a_full_device_refuses_first_writes_and_takes_them_after_a_trim() {
     let mut rig = fresh(4 * MIB, 32);
     let extents = rig.store.statistics().capacity.total.get() / MIB;

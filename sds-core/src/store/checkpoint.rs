@@ -116,7 +116,9 @@ impl Store {
         let gain = target.saturating_sub(self.superblock.checkpoint_lsn);
         let log_full = self.log.used() * 8 > self.log.ring() * 5 && gain * 2 >= self.log.used();
         let dirty = self.pages.dirty_count() as usize;
-        let cache_full = dirty * 2 > self.pages.capacity() && gain > 0;
+        // A cache with a frame for every extent never runs short: dirty pages then wait for the log.
+        let may_run_short = self.pages.capacity() < self.slots.count() as usize;
+        let cache_full = may_run_short && dirty * 2 > self.pages.capacity() && gain > 0;
         let wanted = self.short_of_frames && dirty > 0 && gain > 0;
         if !(self.checkpoint.forced || log_full || cache_full || wanted) {
             return false;
