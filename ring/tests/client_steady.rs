@@ -1,7 +1,8 @@
-//! A client machine that has warmed up allocates nothing for a request, whatever it is. (Here, and not
-//! beside the machine, because a counting allocator is unsafe code.)
-#![allow(unsafe_code, reason = "a counting allocator is an allocator")]
+//! A client machine that has warmed up allocates nothing for a request, whatever it is.
 
+mod counting;
+
+use counting::allocations;
 use sds_core::buffer::{BufferClass, Buffers, Span};
 use sds_core::checksum::ChecksumList;
 use sds_core::control::{ClientToMdm, MdmToClient, Opened};
@@ -17,31 +18,6 @@ use sds_core::volume::Client;
 use sds_core::volume::interface::{ClientOptions, Effect, Input, Outcome, Request};
 use sds_core::wire::{BLOCK_STATUS_BYTES, Body, CacheId, CacheIds, Flags, Frame, Header, Opcode};
 use sds_ring::{BufferPool, PoolOptions};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is handed to the system's allocator; counting touches a constant-initialised thread local only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const SERVERS: u32 = 3;
 const SIZE: u64 = 1 << 30;
@@ -207,7 +183,7 @@ impl World {
 
     /// Completes this many requests with many in flight; the allocations it took.
     fn run(&mut self, requests: u64) -> u64 {
-        let (end, before) = (self.completed + requests, ALLOCATIONS.with(Cell::get));
+        let (end, before) = (self.completed + requests, allocations());
         while self.completed < end {
             if self.in_flight < REQUESTS && self.random(3) > 0 {
                 self.ask();
@@ -215,7 +191,7 @@ impl World {
                 self.answer();
             }
         }
-        ALLOCATIONS.with(Cell::get) - before
+        allocations() - before
     }
 }
 

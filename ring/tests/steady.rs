@@ -1,41 +1,19 @@
 //! What a loop costs once it runs: nothing is allocated and no page is touched anew for a request, and
 //! an idle loop makes no turns.
-#![allow(unsafe_code, reason = "a counting allocator is an allocator")]
+#![allow(unsafe_code, reason = "page faults of a thread are asked of libc")]
 
+mod counting;
+
+use counting::allocations;
 use sds_core::buffer::{BufferClass, Buffers, Span};
 use sds_core::checksum::ChecksumList;
 use sds_core::machine::{DiskResult, LinkId};
 use sds_core::unit::{ByteOffset, Nanos};
 use sds_core::wire::{Body, Flags, Frame, Header, Opcode};
 use sds_ring::{Address, DiskId, LinkEvent, LoopOptions, PoolOptions, Protocol, RingError, Role, StreamEvent, StreamId, Turn, Wake, spawn};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc;
 use std::time::Duration;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is handed to the system's allocator; counting touches a constant-initialised thread local only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// Minor faults of this thread so far.
 fn faults() -> i64 {
@@ -134,7 +112,7 @@ struct Client {
 
 impl Client {
     fn cost(&self, cx: &Turn<'_>) -> Cost {
-        Cost { requests: self.done, allocations: ALLOCATIONS.with(Cell::get), faults: faults(), enters: cx.enters() }
+        Cost { requests: self.done, allocations: allocations(), faults: faults(), enters: cx.enters() }
     }
 
     fn send(&mut self, cx: &mut Turn<'_>, link: LinkId) {

@@ -23,6 +23,9 @@ pub(super) enum Waiter {
     Reclaim,
 }
 
+/// Waiters that are no request: one of each kind.
+const WAITERS_OWN: usize = 3;
+
 /// Flushes in flight and wanted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flusher {
@@ -46,9 +49,17 @@ struct Flight {
 }
 
 impl Flusher {
-    /// A device everything of which is durable up to `position`.
-    pub(super) fn new(position: u64) -> Self {
-        Self { flushed: position, acknowledged: position, ..Self::default() }
+    /// A device everything of which is durable up to `position`, with room for all that may wait.
+    pub(super) fn new(position: u64, requests: usize) -> Self {
+        let waiters = requests + WAITERS_OWN;
+        Self {
+            flushed: position,
+            acknowledged: position,
+            now: Vec::with_capacity(waiters),
+            next: Vec::with_capacity(waiters),
+            stating: Vec::with_capacity(requests),
+            ..Self::default()
+        }
     }
 
     /// Asks for a flush sent from now on, once everything up to `needs` is resolved.

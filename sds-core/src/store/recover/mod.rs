@@ -380,7 +380,7 @@ impl Store {
         recovery.stage = Stage::Checkpoint;
         recovery.scan.forget();
         self.log = Log::new(ring, last);
-        self.flusher = flush::Flusher::new(last);
+        self.flusher = flush::Flusher::new(last, self.options.requests_max);
         self.pages = Pages::new(budget, extents);
         self.superblock.incarnation += 1;
         self.superblock.boot = self.options.boot;
