@@ -145,11 +145,15 @@ impl Replica {
                     frame.header.sequence = version.sequence;
                     frame.header.epoch = version.epoch;
                 }
-                if let Some(device) = request.route.and_then(|route| self.devices.get(route.slot)) {
-                    frame.cache_ids = CacheIds::one(device.cache_id());
-                    frame.header.device = frame.cache_ids.as_slice().first().map(|id| id.device).unwrap_or_default();
-                }
             }
+        }
+        // Of a read as well: what it saw may rest in this cache, written by a session before this one.
+        if status == Status::Ok
+            && let Some(device) = request.route.and_then(|route| self.devices.get(route.slot))
+        {
+            let cache = device.cache_id();
+            frame.cache_ids = CacheIds::one(cache);
+            frame.header.device = cache.device;
         }
         frame
     }

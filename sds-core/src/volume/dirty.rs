@@ -3,6 +3,8 @@
 //! A write's answer names the caches that hold it; a flush names the caches it relies on, and the
 //! server refuses (`FlushLost`) when it is no longer that cache. So the *oldest* name of unflushed
 //! writes is what counts: were a host rebooted between two writes, the newer name would hide the loss.
+//! A session takes over what the one before it did not flush, so a device is dirty from its start; which
+//! cache that is in it learns from the first answer, also of a read.
 //!
 //! Invariants: a device is dirty from the completion of a write on it until a flush, sent after that
 //! completion, has succeeded; a loss is reported by one flush and then forgotten.
@@ -54,6 +56,17 @@ impl Dirty {
             device.oldest = caches;
         }
         if device.newest != caches {
+            device.newest = caches;
+            device.newest_since = device.written;
+        }
+    }
+
+    /// A read was answered from these caches. On a dirty device it may have seen what only they hold, written
+    /// by a session before this one: they are relied on from the first contact.
+    pub(super) fn saw(&mut self, index: DeviceIndex, caches: CacheIds) {
+        let device = self.device_mut(index);
+        if device.flushed != device.written && device.oldest.as_slice().is_empty() {
+            device.oldest = caches;
             device.newest = caches;
             device.newest_since = device.written;
         }
@@ -157,6 +170,23 @@ mod tests {
         dirty.wrote(DEVICE, boot(2));
         dirty.flushed(DEVICE, mark);
         assert_eq!(dirty.mark(DEVICE).expect("dirty").1, boot(2));
+    }
+
+    #[test]
+    fn a_fresh_session_relies_on_the_cache_it_first_read_from() {
+        let mut dirty = Dirty::default();
+        dirty.saw(DEVICE, boot(1));
+        assert_eq!(dirty.mark(DEVICE), None, "a read alone makes nothing dirty");
+        dirty.suspect(DEVICE);
+        dirty.saw(DEVICE, boot(1));
+        dirty.saw(DEVICE, boot(2));
+        let (mark, caches) = dirty.mark(DEVICE).expect("dirty");
+        assert_eq!(caches, boot(1));
+        dirty.lost(DEVICE, mark);
+        let (mark, caches) = dirty.mark(DEVICE).expect("still to be flushed");
+        assert_eq!(caches, CacheIds::NONE);
+        dirty.flushed(DEVICE, mark);
+        assert!(dirty.is_clean());
     }
 
     #[test]

@@ -110,13 +110,16 @@ impl Client {
 
     fn answered_ok(&mut self, id: OpId, link: LinkId, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) -> bool {
         let Some(exchange) = self.exchanges.get(id) else { return false };
-        match believe(exchange, frame, turn.buffers) {
+        let payload = believe(exchange, frame, turn.buffers);
+        if !matches!(payload, Payload::Damaged) {
+            self.note_durability(id, frame);
+        }
+        match payload {
             Payload::Damaged => {
                 self.damaged(id, link, turn);
                 false
             }
             Payload::Nothing => {
-                self.note_durability(id, frame);
                 self.finish(id, Ok(Outcome::Done), turn);
                 false
             }
@@ -125,12 +128,12 @@ impl Client {
                 false
             }
             Payload::Set(extent) => {
-                let (first, end) = exchange.blocks();
+                let Some((first, end)) = self.exchanges.get(id).map(Exchange::blocks) else { return false };
                 self.finish(id, Ok(Outcome::Status(part_of_set(extent, first, end))), turn);
                 false
             }
             Payload::Bytes(span) => {
-                let asked = self.requests.get(exchange.request).map(|request| request.request);
+                let asked = self.exchanges.get(id).and_then(|exchange| self.requests.get(exchange.request)).map(|request| request.request);
                 let Some(Request::Read { offset, len }) = asked else { unreachable!("only reads are answered with bytes") };
                 #[expect(clippy::cast_possible_truncation, reason = "below 4096")]
                 let head = (offset.get() % u64::from(BLOCK_BYTES)) as u32;
@@ -140,7 +143,7 @@ impl Client {
         }
     }
 
-    /// Keeps account of what a flush must cover, or has covered.
+    /// Keeps account of what a flush must cover, or has covered, and of the caches that what was seen may rest in.
     fn note_durability(&mut self, id: OpId, frame: &Frame) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let Some(session) = self.sessions.get_mut(&exchange.volume) else { return };
@@ -151,7 +154,7 @@ impl Client {
                 }
             }
             Ask::Flush { device, mark, .. } => session.dirty.flushed(device, mark),
-            Ask::Read | Ask::Status => {}
+            Ask::Read | Ask::Status => session.dirty.saw(exchange.device, frame.cache_ids),
         }
     }
 

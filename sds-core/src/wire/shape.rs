@@ -87,16 +87,8 @@ pub(super) fn check(header: &Header, parts: Parts) -> Result<(), WireError> {
         return Err(WireError::ChecksumCount { opcode, found: parts.checksums, payload });
     }
     let cache_ids_max = match opcode {
-        Opcode::WriteReply | Opcode::Flush | Opcode::FlushReply => 2,
-        Opcode::Hello
-        | Opcode::HelloReply
-        | Opcode::Read
-        | Opcode::ReadReply
-        | Opcode::Write
-        | Opcode::WriteFragment
-        | Opcode::Zero
-        | Opcode::BlockStatus
-        | Opcode::BlockStatusReply => 0,
+        Opcode::ReadReply | Opcode::BlockStatusReply | Opcode::WriteReply | Opcode::Flush | Opcode::FlushReply => 2,
+        Opcode::Hello | Opcode::HelloReply | Opcode::Read | Opcode::Write | Opcode::WriteFragment | Opcode::Zero | Opcode::BlockStatus => 0,
     };
     if parts.cache_ids > cache_ids_max {
         return Err(WireError::CacheIdCount { opcode, found: parts.cache_ids });

@@ -34,8 +34,8 @@ pub(super) enum Event {
     Answer { op: u32, durable: bool },
     /// It took effect before this or never will.
     GiveUp { op: u32 },
-    /// What was answered before `asked` is durable. It also says that nothing which its own session was
-    /// answered before has been lost; `honest` is false when another flush at the same time reported a
+    /// What was answered before `asked` is durable. It also says that nothing has been lost which its own session had
+    /// been answered, or had found there when it first got an answer about the block; `honest` is false when another flush at the same time reported a
     /// loss (then this one need not).
     Flushed { asked: u64, session: u32, honest: bool },
     /// A flush reported that unflushed data is gone.
@@ -149,6 +149,8 @@ pub(super) struct Search {
     pending: [Option<Pending>; SLOTS],
     /// Whether trails are needed at all.
     cuts: bool,
+    /// The newest session that was answered about this block: it knows the cache that the block is in.
+    seen_by: u32,
 }
 
 enum Goal {
@@ -160,7 +162,13 @@ impl Search {
     pub(super) fn new(volume: u32, lba: u64, cuts: bool) -> Self {
         let mut candidate = Candidate::default();
         candidate.reach(ZERO, 0);
-        Self { contents: Contents::new(volume, lba), candidates: BTreeMap::from([((ZERO, 0), candidate)]), pending: [None; SLOTS], cuts }
+        Self {
+            contents: Contents::new(volume, lba),
+            candidates: BTreeMap::from([((ZERO, 0), candidate)]),
+            pending: [None; SLOTS],
+            cuts,
+            seen_by: 0,
+        }
     }
 
     fn slot_of(&self, op: u32) -> Option<usize> {
@@ -319,6 +327,7 @@ impl Search {
     fn answer(&mut self, order: u64, op: u32, durable: bool) -> Result<(), Fault> {
         let Some(slot) = self.slot_of(op) else { return Ok(()) };
         let Some(pending) = self.pending[slot] else { return Ok(()) };
+        self.seen_by = self.seen_by.max(pending.session);
         if pending.excused {
             self.candidates = self.explore(order, &Goal::Everything)?;
         } else {
@@ -357,14 +366,16 @@ impl Search {
                 pending.excused |= matches!(pending.effect, Effect::Write { .. });
             }
         }
+        let seen_by = self.seen_by;
         for ((_, done), candidate) in reached {
             let applied = done & writes;
             for entry in &candidate.trail {
+                let superseded = entry.superseded.map(|superseded| Superseded { session: superseded.session.max(seen_by), ..superseded });
                 // All subsets of the writes that had taken effect stay so; the rest will be done again.
                 let mut kept = if excuse { 0 } else { applied };
                 loop {
                     let key = (entry.content, (done & !writes) | kept);
-                    let mut fallen = Candidate { trail: Vec::new(), applied: Vec::new(), loss: entry.superseded.or(candidate.loss) };
+                    let mut fallen = Candidate { trail: Vec::new(), applied: Vec::new(), loss: superseded.or(candidate.loss) };
                     fallen.reach(entry.content, entry.last);
                     fallen.applied.extend(candidate.applied.iter().filter(|(slot, _)| kept & (1 << slot) != 0));
                     add(&mut self.candidates, key, fallen);

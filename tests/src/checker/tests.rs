@@ -337,6 +337,28 @@ fn a_new_session_does_not_answer_for_what_the_old_one_lost() {
 }
 
 #[test]
+fn a_session_answers_for_what_it_found_and_a_power_cut_then_ate() {
+    let doctored = |honest: bool| {
+        let mut story = Story::new();
+        story.written(2);
+        story.open();
+        story.reads(2);
+        story.power_cut();
+        let flush = story.ask(Action::Flush, 0, 0, false);
+        if honest {
+            story.failed(flush, Status::FlushLost);
+            story.flushed();
+        } else {
+            story.done(flush);
+        }
+        story.reads(0);
+        story
+    };
+    doctored(true).is_right();
+    doctored(false).is_wrong();
+}
+
+#[test]
 fn a_process_crash_loses_nothing_acknowledged() {
     let mut story = Story::new();
     story.written(1);

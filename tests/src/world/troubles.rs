@@ -238,10 +238,13 @@ impl World {
         self.canary_fate(disk, request).unwrap_or_else(|| self.armed_fate(server, disk, request))
     }
 
+    fn data_pieces_of(&self, request: &Request) -> Vec<(usize, (u32, u64))> {
+        let Operation::Write { pieces, .. } = &request.operation else { return Vec::new() };
+        pieces.iter().enumerate().filter_map(|(index, piece)| Some((index, self.atlas.identify(piece)?))).collect()
+    }
+
     fn data_piece_of(&mut self, request: &Request) -> Option<(usize, (u32, u64))> {
-        let Operation::Write { pieces, .. } = &request.operation else { return None };
-        let known: Vec<(usize, (u32, u64))> =
-            pieces.iter().enumerate().filter_map(|(index, piece)| Some((index, self.atlas.identify(piece)?))).collect();
+        let known = self.data_pieces_of(request);
         if known.is_empty() { None } else { Some(*self.chance.pick(&known)) }
     }
 
@@ -304,6 +307,11 @@ impl World {
             Armed::Error { short, .. } => {
                 let host = self.processes[self.servers[server].process.0].host;
                 self.mark(Mark::DeviceTrouble { place: u32::try_from(host).unwrap_or(u32::MAX) });
+                // The only copy of a block whose write failed reads as an error until it is written again, in this life of
+                // the process (`DeviceFailed`) and, its record being on the device and its data not, in the next (`Corrupt`).
+                for (_, (volume, lba)) in self.data_pieces_of(request) {
+                    self.mark(Mark::Damaged { volume, lba });
+                }
                 if short { Fate::Short } else { Fate::Error }
             }
             Armed::Payload => return Fate::Well,
