@@ -80,6 +80,7 @@ struct Superseded {
 
 #[derive(Clone, Debug, Default)]
 struct Candidate {
+    /// In the order of contents.
     trail: Vec<TrailEntry>,
     /// Writes that have taken effect and are not answered yet: slot, place in the order.
     applied: Vec<(u32, u64)>,
@@ -89,16 +90,7 @@ struct Candidate {
 
 impl Candidate {
     fn join(&mut self, other: &Self) {
-        for entry in &other.trail {
-            match self.trail.iter_mut().find(|mine| mine.content == entry.content) {
-                Some(mine) => {
-                    mine.first = mine.first.min(entry.first);
-                    mine.last = mine.last.max(entry.last);
-                    mine.superseded = later(mine.superseded, entry.superseded);
-                }
-                None => self.trail.push(*entry),
-            }
-        }
+        self.trail = merge(core::mem::take(&mut self.trail), &other.trail);
         for (slot, place) in &other.applied {
             match self.applied.iter_mut().find(|mine| mine.0 == *slot) {
                 Some(mine) => mine.1 = mine.1.min(*place),
@@ -109,14 +101,33 @@ impl Candidate {
     }
 
     fn reach(&mut self, content: ContentId, place: u64) {
-        match self.trail.iter_mut().find(|entry| entry.content == content) {
-            Some(entry) => {
-                entry.last = place;
-                entry.superseded = None;
+        match self.trail.binary_search_by_key(&content, |entry| entry.content) {
+            Ok(at) => {
+                self.trail[at].last = place;
+                self.trail[at].superseded = None;
             }
-            None => self.trail.push(TrailEntry { content, first: place, last: place, superseded: None }),
+            Err(at) => self.trail.insert(at, TrailEntry { content, first: place, last: place, superseded: None }),
         }
     }
+}
+
+/// Both trails in one. Each is in the order of its contents: joining is most of the search's work.
+fn merge(mine: Vec<TrailEntry>, other: &[TrailEntry]) -> Vec<TrailEntry> {
+    let mut joined = Vec::with_capacity(mine.len().max(other.len()));
+    let mut other = other.iter().peekable();
+    for mut entry in mine {
+        while let Some(earlier) = other.next_if(|theirs| theirs.content < entry.content) {
+            joined.push(*earlier);
+        }
+        if let Some(theirs) = other.next_if(|theirs| theirs.content == entry.content) {
+            entry.first = entry.first.min(theirs.first);
+            entry.last = entry.last.max(theirs.last);
+            entry.superseded = later(entry.superseded, theirs.superseded);
+        }
+        joined.push(entry);
+    }
+    joined.extend(other);
+    joined
 }
 
 /// The more permissive of two: `None` means never.
