@@ -173,6 +173,21 @@ fn block_whose_write_failed_reads_as_an_error_until_it_is_written_again() {
     assert!(report.violations.is_empty(), "{:?}", report.violations);
 }
 
+/// Found by seed 200120: a trimmed block lay on a sector that had gone bad since, and the error of that
+/// sector was passed on for every read that went across it.
+#[test]
+fn bad_sector_under_a_trimmed_block_spoils_no_read() {
+    let mut world = world(Plan::quiet(), 1);
+    done(&mut world, 0, write(0, 4 * BLOCK));
+    done(&mut world, 0, Wish::Flush);
+    let volume = volume_of(&world, 0);
+    assert_eq!(world.spoil_block(volume, 1), 1, "the block lies on the device once");
+    assert_eq!(failure(&mut world, 0, read(0, 4 * BLOCK)), Status::DeviceFailed);
+    done(&mut world, 0, Wish::Zero { offset: BLOCK, len: BLOCK, trim: true, durable: false });
+    done(&mut world, 0, read(0, 4 * BLOCK));
+    ends_well(world, 1);
+}
+
 /// A former owner's bytes lie where a first write was torn: they must never be seen.
 #[test]
 fn first_write_torn_by_power_cut_reads_zero_not_garbage() {

@@ -1,4 +1,6 @@
-//! Reads: data in parallel with the descriptor, every block verified; one re-read, then an error.
+//! Reads: data in parallel with the descriptor, every block verified; one re-read, then an error. Before a
+//! device's error is passed on, the blocks that hold data are read one by one: a sector that nobody wrote
+//! to and that cannot be read spoils nothing.
 //!
 //! Invariants: bytes that do not match are never delivered; what is not data is filled with zeroes,
 //! whatever the medium holds there (a former owner's bytes, for one).
@@ -6,14 +8,14 @@
 
 use super::interface::{BlockRange, BlockSet, Event, ExtentKey, Outcome, Request, StoreError};
 use super::pages::Residence;
-use super::work::{Access, Stage};
+use super::work::{Access, Attempt, Stage};
 use super::write::blocks;
 use super::{Context, Effect, OpId, Purpose, Store};
 use crate::buffer::{Buffers, Span};
 use crate::checksum::{Checksum, ChecksumList};
 use crate::format::descriptor::{Content, Descriptor};
 use crate::format::geometry::Home;
-use crate::unit::BLOCK_BYTES;
+use crate::unit::{BLOCK_BYTES, BlockIndex};
 
 /// Linux `EIO`.
 const EIO: i32 = 5;
@@ -26,14 +28,14 @@ impl Store {
         let data = match work.stage {
             Stage::Waiting => None,
             Stage::Reading { data: None, .. } => return,
-            Stage::Reading { data: Some(result), again } => Some((result, again)),
+            Stage::Reading { data: Some(result), attempt } => Some((result, attempt)),
             Stage::Writing { .. } | Stage::Flushing | Stage::Recording | Stage::Freeing { .. } => return,
         };
         match self.access(cx, id, key) {
             Access::Unallocated => self.deliver_zero(cx, id, range, span),
             Access::NoFrame => self.stall(id),
             Access::Fail(error) => self.reply(cx, id, Err(error)),
-            Access::Loading if data.is_none() => self.read_data(cx, id, range, span, false),
+            Access::Loading if data.is_none() => self.read_data(cx, id, range, span, Attempt::First),
             Access::Loading => self.stall(id),
             Access::Resident(frame) => {
                 let descriptor = &self.pages.get(frame).descriptor;
@@ -44,22 +46,42 @@ impl Store {
                 if contents().all(|content| !content.holds_data()) {
                     return self.deliver_zero(cx, id, range, span);
                 }
+                let data_from =
+                    |place: u16| (place..range.count).zip(contents().skip(usize::from(place))).find(|(_, content)| content.holds_data());
                 match data {
-                    None => self.read_data(cx, id, range, span, false),
-                    Some((Err(_), false)) => self.read_data(cx, id, range, span, true),
-                    Some((Err(errno), true)) => self.reply(cx, id, Err(StoreError::Device { errno })),
-                    Some((Ok(()), again)) => self.deliver(cx, id, frame, range, span, again),
+                    None => self.read_data(cx, id, range, span, Attempt::First),
+                    Some((Err(_), Attempt::First)) => self.read_data(cx, id, range, span, Attempt::Again),
+                    Some((Err(errno), Attempt::Again)) => match data_from(0) {
+                        Some((place, _)) if !contents().all(Content::holds_data) => {
+                            self.read_data(cx, id, range, span, Attempt::Singly { place });
+                        }
+                        Some(_) | None => self.reply(cx, id, Err(StoreError::Device { errno })),
+                    },
+                    Some((Err(errno), Attempt::Singly { .. })) => self.reply(cx, id, Err(StoreError::Device { errno })),
+                    Some((Ok(()), attempt @ Attempt::Singly { place })) => match data_from(place + 1) {
+                        Some((place, _)) => self.read_data(cx, id, range, span, Attempt::Singly { place }),
+                        None => self.deliver(cx, id, frame, range, span, attempt),
+                    },
+                    Some((Ok(()), attempt)) => self.deliver(cx, id, frame, range, span, attempt),
                 }
             }
         }
     }
 
-    fn read_data<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, range: BlockRange, span: Span, again: bool) {
+    fn read_data<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, range: BlockRange, span: Span, attempt: Attempt) {
         let Some(work) = self.works.get_mut(id) else { return };
         let Some(frame) = work.frame else { return };
-        work.stage = Stage::Reading { data: None, again };
-        let offset = self.geometry().data(self.pages.get(frame).slot, range.first);
-        self.send_read(cx, Purpose::Read(id), offset, span.part(0, u32::from(range.count) * BLOCK_BYTES));
+        work.stage = Stage::Reading { data: None, attempt };
+        let slot = self.pages.get(frame).slot;
+        let (place, count) = match attempt {
+            Attempt::First | Attempt::Again => (0, range.count),
+            Attempt::Singly { place } => (place, 1),
+        };
+        let first = u16::from(range.first.get()) + place;
+        let Ok(first) = u8::try_from(first) else { unreachable!("a range ends inside its extent") };
+        let offset = self.geometry().data(slot, BlockIndex::new(first));
+        let part = span.part(u32::from(place) * BLOCK_BYTES, u32::from(count) * BLOCK_BYTES);
+        self.send_read(cx, Purpose::Read(id), offset, part);
     }
 
     pub(super) fn data_read<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, result: Result<(), i32>) {
@@ -79,7 +101,7 @@ impl Store {
         self.reply(cx, id, Ok(Outcome::Read { checksums, all_zero: true }));
     }
 
-    fn deliver<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, frame: u32, range: BlockRange, span: Span, again: bool) {
+    fn deliver<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, frame: u32, range: BlockRange, span: Span, attempt: Attempt) {
         let Some(work) = self.works.get(id) else { return };
         let Request::Read { key, .. } = work.request else { return };
         let mut checksums = ChecksumList::EMPTY;
@@ -95,8 +117,8 @@ impl Store {
                     let found = Checksum::of(cx.buffers.bytes(part));
                     self.statistics.blocks_verified += 1;
                     if found != info.checksum {
-                        if !again {
-                            return self.read_data(cx, id, range, span, true);
+                        if attempt == Attempt::First {
+                            return self.read_data(cx, id, range, span, Attempt::Again);
                         }
                         self.statistics.faults.data_mismatches += 1;
                         cx.out.push(Effect::Event(Event::DataMismatch { key, block }));

@@ -13,6 +13,20 @@ use crate::format::descriptor::Descriptor;
 use crate::machine::Token;
 use crate::unit::BLOCK_BYTES;
 
+/// How often a read has been tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// All of it, for the first time.
+    First,
+    /// All of it once more.
+    Again,
+    /// Block by block, those that hold data: this one of the range.
+    Singly {
+        /// Counted from the start of the range.
+        place: u16,
+    },
+}
+
 /// How far a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -27,12 +41,12 @@ pub(super) enum Stage {
         /// Data and record are written through.
         through: bool,
     },
-    /// A read's data is under way or here; `again` after the one re-read.
+    /// A read's data is under way or here.
     Reading {
         /// How it ended.
         data: Option<Result<(), i32>>,
-        /// This is the second attempt.
-        again: bool,
+        /// Which attempt it is.
+        attempt: Attempt,
     },
     /// Waits for a flush or a statement.
     Flushing,
