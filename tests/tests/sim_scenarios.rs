@@ -183,7 +183,7 @@ fn bad_sector_under_a_trimmed_block_spoils_no_read() {
     let volume = volume_of(&world, 0);
     assert_eq!(world.spoil_block(volume, 1), 1, "the block lies on the device once");
     assert_eq!(failure(&mut world, 0, read(0, 4 * BLOCK)), Status::DeviceFailed);
-    done(&mut world, 0, Wish::Zero { offset: BLOCK, len: BLOCK, trim: true, durable: false });
+    done(&mut world, 0, trim(BLOCK, BLOCK));
     done(&mut world, 0, read(0, 4 * BLOCK));
     ends_well(world, 1);
 }
