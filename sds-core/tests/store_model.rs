@@ -479,7 +479,7 @@ fn start(start: Start, sabotage: Sabotage) -> Node {
         rig.disk.flush();
     }
     if start == Start::LogFull {
-        for round in 0..20 {
+        for round in 0..19 {
             rig.write(key(0), 9, &fill(round), 10 + round).unwrap();
         }
         rig.flush().unwrap();

@@ -20,6 +20,8 @@ use std::collections::VecDeque;
 pub(super) enum Note {
     /// The record of a write, zero, or sequence reservation.
     Request(OpId),
+    /// The record of a write whose data goes out now: it came with the activation of its extent.
+    Held(OpId),
     /// The `activated` record of the extent in a frame.
     Activated {
         /// The frame.

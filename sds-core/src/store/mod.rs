@@ -317,6 +317,10 @@ impl Store {
         for note in &done.pending.notes {
             match *note {
                 Note::Request(id) => self.recorded(cx, id),
+                Note::Held(id) => {
+                    self.recorded(cx, id);
+                    self.send_data(cx, id);
+                }
                 Note::Activated { frame, slot } => {
                     let entry = self.pages.get(frame);
                     if entry.slot == slot && entry.activity == Activity::Activating {

@@ -9,6 +9,11 @@
 //! an overwrite still in flight is answered after such a statement (`flush`). Until then the frame
 //! keeps the block in `uncovered` and is not evicted.
 //!
+//! **Held.** The write that activates an extent puts its record beside the `activated` one and sends its
+//! data when their block has completed: a durable log block and then the data, instead of a durable
+//! log block and then data and a log block. To whoever recovers it is a write whose record was faster
+//! than its data.
+//!
 //! What this must not know: other kinds of requests; recovery.
 
 use super::interface::{BlockSet, ExtentKey, Request, StoreError};
@@ -28,6 +33,9 @@ use crate::unit::BlockIndex;
 pub(super) enum Entry {
     /// Go on, in this frame.
     Ready(u32),
+    /// Likewise, but the extent is active only when the log block that is being filled has completed:
+    /// a record may go with it, data must wait for it.
+    Activating(u32),
     /// Wait; the request has been put aside.
     Wait,
     /// There is no such extent.
@@ -65,6 +73,9 @@ impl Store {
             }
             Activity::Idle => {
                 self.activate(frame);
+                if let Access::Resident(_) = access {
+                    return Entry::Activating(frame);
+                }
                 self.stall(id);
                 return Entry::Wait;
             }
@@ -118,13 +129,14 @@ impl Store {
 
     pub(super) fn advance_write<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
         let Some(work) = self.works.get(id) else { return };
-        let Request::Write { key, range, span, checksums, version, durable } = work.request else { return };
-        let frame = match self.enter(cx, id, key) {
-            Entry::Ready(frame) => frame,
+        let Request::Write { key, range, checksums, version, durable, .. } = work.request else { return };
+        let (frame, held) = match self.enter(cx, id, key) {
+            Entry::Ready(frame) => (frame, false),
+            Entry::Activating(frame) => (frame, true),
             Entry::Wait => return,
             Entry::Fail(error) => return self.reply(cx, id, Err(error)),
             Entry::Unallocated => match self.allocate(id, key) {
-                Entry::Ready(_) | Entry::Wait | Entry::Unallocated => return,
+                Entry::Ready(_) | Entry::Activating(_) | Entry::Wait | Entry::Unallocated => return,
                 Entry::Fail(error) => return self.reply(cx, id, Err(error)),
             },
         };
@@ -160,14 +172,28 @@ impl Store {
         record::put_written(&mut pending.records, slot, range.first, version, &checksums);
         pending.count += 1;
         pending.writes += 1;
-        pending.notes.push(Note::Request(id));
+        pending.notes.push(if held { Note::Held(id) } else { Note::Request(id) });
         if through {
             (pending.durable, pending.urgent) = (true, true);
         }
         self.log.expect_data(lsn);
         self.issued(id, frame, lsn, durable, Stage::Writing { data: None, recorded: false, through });
+        if !held {
+            self.send_data(cx, id);
+        }
+    }
+
+    /// Sends the data of a write whose record has its place in the log.
+    pub(super) fn send_data<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
+        let Some(work) = self.works.get(id) else { return };
+        let (Request::Write { range, span, .. }, Stage::Writing { through, .. }, Some(frame)) = (work.request, work.stage, work.frame)
+        else {
+            return;
+        };
+        let entry = self.pages.get(frame);
+        assert!(entry.activity == Activity::Active, "data goes to active extents only");
+        let offset = self.geometry().data(entry.slot, range.first);
         self.statistics.data_writes += 1;
-        let offset = self.geometry().data(slot, range.first);
         self.send_write(cx, Purpose::Data(id), offset, span, through);
     }
 

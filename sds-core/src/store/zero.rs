@@ -29,6 +29,7 @@ impl Store {
         let frame = match self.enter(cx, id, key) {
             Entry::Ready(frame) => frame,
             Entry::Wait => return,
+            Entry::Activating(_) => return self.stall(id),
             Entry::Unallocated => return self.reply(cx, id, Ok(Outcome::Done)),
             Entry::Fail(error) => return self.reply(cx, id, Err(error)),
         };
