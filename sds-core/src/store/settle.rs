@@ -4,6 +4,7 @@
 //! block that held data before, some write whose record is missing: kept, counted. In a block that
 //! held none, they are that only if the log vouches for the first write; otherwise its data may never
 //! have landed and the bytes are a former owner's: the block goes back to what it was.
+//! Bytes from before a write that the log vouches for are there only if the device lost that write: kept, counted.
 //! What vouches: after a process death the resolved position, after a power cut the flushed one
 //! (`write` makes sure that no overwrite was issued, and no flush answered, before the log said so).
 //! What this must not know: where the histories come from.
@@ -59,18 +60,55 @@ pub fn settle_alone(base: BlockInfo, candidates: &[Candidate], medium: Option<Ch
     let Some(medium) = medium else {
         return certain(candidates.last().map_or(base, recorded));
     };
-    if let Some(candidate) = candidates.iter().rev().find(|candidate| candidate.checksum == medium) {
-        return certain(recorded(candidate));
-    }
     let version = candidates.last().map_or(base.version, |newest| newest.version);
     let unknown = Decision { info: BlockInfo { content: Content::Data, checksum: medium, version }, kept: true };
+    // What was there before a write that the log vouches for is not there any more, unless the device lost that write.
+    let vouched = candidates.iter().rposition(|candidate| evidence.vouches_for(candidate.lsn));
+    if let Some(place) = candidates.iter().rposition(|candidate| candidate.checksum == medium) {
+        return if vouched.is_none_or(|vouched| place >= vouched) { certain(recorded(&candidates[place])) } else { unknown };
+    }
     match base.content {
-        Content::Data | Content::Unreadable if base.checksum == medium => certain(BlockInfo { content: Content::Data, ..base }),
+        Content::Data | Content::Unreadable if base.checksum == medium && vouched.is_none() => {
+            certain(BlockInfo { content: Content::Data, ..base })
+        }
         Content::Data => unknown,
         Content::Unreadable => certain(BlockInfo { version, ..base }),
         Content::Unwritten | Content::Zero => match candidates.first() {
             Some(first) if evidence.vouches_for(first.lsn) => unknown,
             Some(_) | None => certain(base),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: BlockInfo = BlockInfo { content: Content::Data, checksum: Checksum::new(1), version: ShardSequence::new(1) };
+    const HISTORY: [Candidate; 2] = [
+        Candidate { version: ShardSequence::new(2), checksum: Checksum::new(2), lsn: 10 },
+        Candidate { version: ShardSequence::new(3), checksum: Checksum::new(3), lsn: 20 },
+    ];
+
+    fn after_power_loss(flushed: u64, medium: u32) -> Decision {
+        settle_alone(BEFORE, &HISTORY, Some(Checksum::new(medium)), &Evidence { power_lost: true, flushed, resolved: 20 })
+    }
+
+    #[test]
+    fn bytes_of_any_record_that_nothing_newer_vouches_for_are_that_version() {
+        for (medium, version) in [(1, 1), (2, 2), (3, 3)] {
+            let decision = after_power_loss(9, medium);
+            assert_eq!((decision.info.version, decision.kept), (ShardSequence::new(version), false));
+        }
+    }
+
+    #[test]
+    fn bytes_from_before_a_flushed_write_are_kept_and_counted() {
+        for (flushed, medium, kept) in [(10, 1, true), (10, 2, false), (20, 2, true), (20, 3, false)] {
+            let decision = after_power_loss(flushed, medium);
+            assert_eq!((decision.info.checksum, decision.kept), (Checksum::new(medium), kept), "flushed up to {flushed}");
+        }
+        let process_died = Evidence { power_lost: false, flushed: 0, resolved: 20 };
+        assert!(settle_alone(BEFORE, &HISTORY, Some(Checksum::new(2)), &process_died).kept, "a resolved write is on the medium");
     }
 }
