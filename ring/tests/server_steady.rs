@@ -36,7 +36,7 @@ const DEVICE: DeviceId = DeviceId::new(1);
 const SLOT: DeviceSlot = DeviceSlot(0);
 const LINK: LinkId = LinkId::new(1);
 const SHARDS: u32 = 16;
-/// More than the 256 descriptors that the cache holds.
+/// More than the descriptors that the cache holds.
 const EXTENTS: u32 = 320;
 const DEVICE_BYTES: u64 = 360 << 20;
 const REQUESTS: usize = 64;

@@ -153,7 +153,7 @@ impl Plan {
             may_be_full,
             group_commit_wait: Nanos::from_micros(300),
             seal_after: Nanos::from_millis(1_000),
-            descriptor_cache_bytes: *chance.pick(&[256 * 4096, 1024 * 4096]),
+            descriptor_cache_bytes: *chance.pick(&[0, 1024 * 4096]),
         }
     }
 

@@ -40,7 +40,7 @@ pub struct StoreOptions {
     pub boot: BootId,
     /// Whether the device may lose acknowledged writes on a power cut.
     pub volatile_cache: bool,
-    /// Memory for descriptor pages, in bytes. At least 256 pages.
+    /// Memory for descriptor pages, in bytes. At least 32 pages.
     pub descriptor_cache_bytes: usize,
     /// Most requests the store holds at once.
     pub requests_max: usize,

@@ -109,10 +109,13 @@ pub(super) struct Pages {
     dirty: u32,
 }
 
+/// Frames that a store has whatever its budget. Few, so that tests on small devices see descriptors come and go.
+const FRAMES_MIN: usize = 32;
+
 impl Pages {
-    /// As many frames as fit the budget, at least 256 unless the device has fewer extents.
+    /// As many frames as fit the budget, at least [`FRAMES_MIN`] unless the device has fewer extents.
     pub(super) fn new(budget_bytes: usize, extents: u32) -> Self {
-        let capacity = (budget_bytes / size_of::<Frame>()).max(256).min(extents as usize);
+        let capacity = (budget_bytes / size_of::<Frame>()).max(FRAMES_MIN).min(extents as usize);
         Self { frames: Vec::with_capacity(capacity), empty: Vec::with_capacity(capacity), capacity, ..Self::default() }
     }
 
