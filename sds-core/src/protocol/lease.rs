@@ -1,5 +1,6 @@
 //! From when to when a primary may answer reads (I9).
 //!
+//! Besides the lease: a read waits for unresolved writes of its blocks, and a write for reads of them that are at the disk.
 //! The primary asks, naming its own clock; the secondary's data loop grants and echoes that value; the lease runs from
 //! it on the primary's clock. A promoted secondary waits out the grace from the last grant it sent. As long as the two
 //! clocks drift less than `grace / lease` over a lease, the old primary's last read ends before the new one's first write.

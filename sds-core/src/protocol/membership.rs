@@ -150,6 +150,12 @@ pub fn commit(
             if !is_life(joiner) {
                 return Err(Refused::NotRegistered);
             }
+            // What was complete on a copy that has forgotten is complete no more.
+            if let (Some(lapsed), true) = (&mut next.lapsed, registered(joiner.device).is_some_and(|known| known.amnesic))
+                && lapsed.device == joiner.device
+            {
+                lapsed.complete = ShardSequence::new(0);
+            }
             next.joining = Some(joiner);
         }
         (Change::Reform, proposer) => reform(&mut next, proposer, registered)?,

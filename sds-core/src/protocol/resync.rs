@@ -1,4 +1,8 @@
 //! What a joining replica is given, and when it may be proposed (I4, I8).
+//!
+//! The order of growing: the joiner is *needed* first (acknowledgements, leases and FLUSH wait for it from then on), then
+//! flushes, then is proposed. Were it flushed first, a FLUSH in between would leave a write in its cache only. A copied block holds
+//! its range lock until the joiner has completed it, and is applied there whatever version the joiner has.
 
 use crate::id::ShardSequence;
 

@@ -4,6 +4,7 @@
 //! Asked before the first read of the extent when both members restarted ([`settle`]), and for a joiner before
 //! it is proposed ([`settle_joiner`]). Every outcome that is not recorded on both copies gets a new record at the new
 //! epoch before the first read. The decision is stable: asked again after one copy has taken the outcome, it is the same.
+//! The copy flushes after it took the outcome and before it serves; what is complete on the other is known when both have.
 //! A zero or unwritten state counts as the checksum that stands for it, not raw bytes.
 
 use crate::checksum::Checksum;
