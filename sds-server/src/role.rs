@@ -239,6 +239,9 @@ fn log_store(node: &str, slot: u16, event: &StoreEvent) {
         StoreEvent::UnsettledKept { key, block } => {
             tracing::warn!(node, slot, ?key, block, "bytes of an unfinished write were kept though no record names them");
         }
+        StoreEvent::UnsettledDismissed { key, block } => {
+            tracing::debug!(node, slot, ?key, block, "a first write never landed; the block is unwritten again");
+        }
         StoreEvent::DeviceFailed { errno } => tracing::error!(node, slot, errno, "the device failed and is given up"),
         StoreEvent::StaleCompletion => tracing::warn!(node, slot, "a completion that the store did not wait for"),
     }

@@ -119,7 +119,7 @@ pub enum Mark {
         /// Which block.
         lba: u64,
     },
-    /// A store settled alone and kept bytes of this block that match no record.
+    /// A store settled alone and kept bytes of this block that match no record, or took its first write for one that never landed.
     Kept {
         /// Which volume.
         volume: u32,

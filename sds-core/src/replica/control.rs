@@ -112,7 +112,7 @@ impl Replica {
             store::Event::UnsettledKept { key, block } => {
                 self.note(slot, *key, &format!("block {block}: bytes that no record names were kept after a power cut"));
             }
-            store::Event::StaleCompletion => {}
+            store::Event::UnsettledDismissed { .. } | store::Event::StaleCompletion => {}
         }
     }
 

@@ -315,6 +315,14 @@ pub enum Event {
         /// Which block.
         block: u8,
     },
+    /// Settling alone took a block's first write, which is recorded, for one whose data never landed: usual after a
+    /// power cut. Were the bytes damaged instead, one copy could not tell.
+    UnsettledDismissed {
+        /// Whose.
+        key: ExtentKey,
+        /// Which block.
+        block: u8,
+    },
     /// A write or flush failed: the device's life in this process is over; everything is refused.
     DeviceFailed {
         /// Linux error number, 0 for a short completion.

@@ -46,8 +46,17 @@ impl Evidence {
 pub struct Decision {
     /// Its description.
     pub info: BlockInfo,
-    /// Its bytes match no record and were kept.
-    pub kept: bool,
+    /// What about it is not certain.
+    pub doubt: Option<Doubt>,
+}
+
+/// Why a block may not be what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Its bytes match no record that can stand, and were kept.
+    Kept,
+    /// Its first write is recorded, its bytes are others, and the log does not vouch for it: taken for one that never landed.
+    Dismissed,
 }
 
 /// Decides a block from its state before the first candidate, the candidates in the order of the log,
@@ -56,12 +65,12 @@ pub struct Decision {
 #[must_use]
 pub fn settle_alone(base: BlockInfo, candidates: &[Candidate], medium: Option<Checksum>, evidence: &Evidence) -> Decision {
     let recorded = |candidate: &Candidate| BlockInfo { content: Content::Data, checksum: candidate.checksum, version: candidate.version };
-    let certain = |info| Decision { info, kept: false };
+    let certain = |info| Decision { info, doubt: None };
     let Some(medium) = medium else {
         return certain(candidates.last().map_or(base, recorded));
     };
     let version = candidates.last().map_or(base.version, |newest| newest.version);
-    let unknown = Decision { info: BlockInfo { content: Content::Data, checksum: medium, version }, kept: true };
+    let unknown = Decision { info: BlockInfo { content: Content::Data, checksum: medium, version }, doubt: Some(Doubt::Kept) };
     // What was there before a write that the log vouches for is not there any more, unless the device lost that write.
     let vouched = candidates.iter().rposition(|candidate| evidence.vouches_for(candidate.lsn));
     if let Some(place) = candidates.iter().rposition(|candidate| candidate.checksum == medium) {
@@ -75,7 +84,8 @@ pub fn settle_alone(base: BlockInfo, candidates: &[Candidate], medium: Option<Ch
         Content::Unreadable => certain(BlockInfo { version, ..base }),
         Content::Unwritten | Content::Zero => match candidates.first() {
             Some(first) if evidence.vouches_for(first.lsn) => unknown,
-            Some(_) | None => certain(base),
+            Some(_) => Decision { info: base, doubt: Some(Doubt::Dismissed) },
+            None => certain(base),
         },
     }
 }
@@ -98,17 +108,18 @@ mod tests {
     fn bytes_of_any_record_that_nothing_newer_vouches_for_are_that_version() {
         for (medium, version) in [(1, 1), (2, 2), (3, 3)] {
             let decision = after_power_loss(9, medium);
-            assert_eq!((decision.info.version, decision.kept), (ShardSequence::new(version), false));
+            assert_eq!((decision.info.version, decision.doubt), (ShardSequence::new(version), None));
         }
     }
 
     #[test]
     fn bytes_from_before_a_flushed_write_are_kept_and_counted() {
-        for (flushed, medium, kept) in [(10, 1, true), (10, 2, false), (20, 2, true), (20, 3, false)] {
+        let kept = Some(Doubt::Kept);
+        for (flushed, medium, doubt) in [(10, 1, kept), (10, 2, None), (20, 2, kept), (20, 3, None)] {
             let decision = after_power_loss(flushed, medium);
-            assert_eq!((decision.info.checksum, decision.kept), (Checksum::new(medium), kept), "flushed up to {flushed}");
+            assert_eq!((decision.info.checksum, decision.doubt), (Checksum::new(medium), doubt), "flushed up to {flushed}");
         }
         let process_died = Evidence { power_lost: false, flushed: 0, resolved: 20 };
-        assert!(settle_alone(BEFORE, &HISTORY, Some(Checksum::new(2)), &process_died).kept, "a resolved write is on the medium");
+        assert_eq!(settle_alone(BEFORE, &HISTORY, Some(Checksum::new(2)), &process_died).doubt, kept, "a resolved write is on the medium");
     }
 }

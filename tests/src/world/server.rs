@@ -204,7 +204,7 @@ impl World {
             StoreEvent::Opened(_) => self.device_opened(disk),
             StoreEvent::OpenFailed(OpenFault::Device { .. }) if self.is_in_trouble(server) => self.give_up_process(server),
             StoreEvent::OpenFailed(fault) => self.violate(format!("server {server} cannot open disk {disk}: {fault}")),
-            StoreEvent::UnsettledKept { key, block } => {
+            StoreEvent::UnsettledKept { key, block } | StoreEvent::UnsettledDismissed { key, block } => {
                 let found = self.mdm.cluster().volumes().find(|(_, volume)| volume.tree == key.tree);
                 let Some((id, volume)) = found else { return };
                 let place = Place { extent: key.extent, offset: u32::from(block) * 4096 };

@@ -17,7 +17,7 @@ use crate::format::record::{self, Record};
 use crate::store::interface::{BlockSet, Event, OpenFault};
 use crate::store::options::CHUNK_BYTES;
 use crate::store::read::decode_page;
-use crate::store::settle::{Candidate, Evidence, settle_alone};
+use crate::store::settle::{Candidate, Doubt, Evidence, settle_alone};
 use crate::store::write::blocks;
 use crate::store::{Context, Effect, Phase, Purpose, Store};
 use crate::unit::{BLOCK_BYTES, BLOCKS_PER_EXTENT, BlockIndex};
@@ -297,9 +297,13 @@ impl Store {
                 }
                 let decision = settle_alone(before, scratch, medium[usize::from(block)], &evidence);
                 base.set(block, decision.info);
-                if decision.kept {
-                    self.statistics.faults.unsettled_kept += 1;
-                    cx.out.push(Effect::Event(Event::UnsettledKept { key: entry.key, block }));
+                match decision.doubt {
+                    None => {}
+                    Some(Doubt::Kept) => {
+                        self.statistics.faults.unsettled_kept += 1;
+                        cx.out.push(Effect::Event(Event::UnsettledKept { key: entry.key, block }));
+                    }
+                    Some(Doubt::Dismissed) => cx.out.push(Effect::Event(Event::UnsettledDismissed { key: entry.key, block })),
                 }
             }
         } else {
