@@ -3,6 +3,7 @@
 
 mod store_rig;
 use sds_core::format::Geometry;
+use sds_core::format::geometry::Home;
 use sds_core::store::interface::*;
 use sds_core::unit::*;
 use store_rig::*;
@@ -156,6 +157,63 @@ fn a_failed_data_write_leaves_that_block_unreadable_and_the_device_serving() {
     assert_eq!(rig.read(key(0), 1, 1).unwrap(), fill(4));
 }
 
+/// The slot had another owner before, whose bytes still lie there.
+#[test]
+fn a_failed_first_write_stays_unreadable_after_a_crash() {
+    let mut rig = fresh(8 * MIB, 32);
+    rig.write(key(0), 0, &fill(7), 1).unwrap();
+    rig.zero(key(0), 0, 256, 2, true).unwrap();
+    rig.flush().unwrap();
+    let geometry = Geometry::for_device(ByteCount::new(8 * MIB), 32).unwrap();
+    for extent in 1..geometry.extents() {
+        rig.write(key(extent), 0, &fill(u64::from(extent)), u64::from(2 + extent)).unwrap();
+    }
+    // The last free slot is that of the former owner.
+    let data = geometry.data(0, BlockIndex::new(0)).get();
+    rig.fail_write = Some((data, data + u64::from(geometry.extents()) * MIB, 5));
+    assert_eq!(rig.write(key(100), 0, &fill(8), 100), Err(StoreError::Device { errno: 5 }));
+    rig.fail_write = None;
+    rig.write(key(1), 1, &fill(9), 101).unwrap();
+    let mut rig = Rig::open(rig.disk, options(8 * MIB));
+    assert_eq!(rig.read(key(100), 0, 1), Err(StoreError::Device { errno: 5 }), "neither the former owner's bytes nor zeroes");
+    rig.write(key(100), 0, &fill(10), 102).unwrap();
+    assert_eq!(rig.read(key(100), 0, 1).unwrap(), fill(10));
+}
+
+#[test]
+fn an_unreadable_sector_in_a_descriptor_page_costs_that_extent_only() {
+    let mut rig = fresh(8 * MIB, 32);
+    for extent in 0..3 {
+        rig.write(key(extent), 0, &fill(u64::from(extent)), u64::from(1 + extent)).unwrap();
+    }
+    rig.close().unwrap();
+    let geometry = Geometry::for_device(ByteCount::new(8 * MIB), 32).unwrap();
+    let mut readable = 0;
+    for home in [Home::A, Home::B] {
+        for unsettled in [false, true] {
+            let mut rig = Rig::open(rig.disk.clone(), options(8 * MIB));
+            if unsettled {
+                rig.write(key(1), 1, &fill(9), 9).unwrap();
+            }
+            let place = geometry.descriptor(1, home).get();
+            let mut rig = Rig::new(rig.disk, options(8 * MIB));
+            rig.fail_read = Some((place, place + 1, 5));
+            rig.start();
+            assert!(rig.store.is_open(), "the device goes on");
+            assert_eq!(rig.read(key(0), 0, 1).unwrap(), fill(0));
+            assert_eq!(rig.read(key(2), 0, 1).unwrap(), fill(2));
+            match rig.read(key(1), 0, 1) {
+                Ok(bytes) => {
+                    assert_eq!(bytes, fill(1));
+                    readable += u32::from(!unsettled);
+                }
+                Err(error) => assert!(matches!(error, StoreError::Descriptor | StoreError::Device { errno: 5 }), "{error}"),
+            }
+        }
+    }
+    assert_eq!(readable, 1, "in the home that the index does not name the sector does not matter");
+}
+
 #[test]
 fn a_failed_log_write_ends_the_devices_life() {
     let mut rig = fresh(8 * MIB, 32);
@@ -183,6 +241,21 @@ fn a_flush_makes_everything_acknowledged_survive_a_power_cut() {
     for block in 0..20_u8 {
         assert_eq!(rig.read(key(0), block, 1).unwrap(), fill(u64::from(block)));
     }
+}
+
+#[test]
+fn a_durable_zero_outlives_a_power_cut_where_a_trim_before_it_freed_the_extent() {
+    let mut rig = fresh(8 * MIB, 32);
+    rig.write(key(0), 0, &fill(1), 1).unwrap();
+    rig.flush().unwrap();
+    rig.zero(key(0), 0, 256, 2, true).unwrap();
+    let range = BlockRange { first: BlockIndex::new(0), count: 1 };
+    let token = rig.request(Request::Zero { key: key(0), range, version: version(3), free: false, durable: true });
+    rig.drain();
+    rig.reply(token).unwrap();
+    rig.disk.cut(|_, _| 0);
+    let mut rig = Rig::open(rig.disk, StoreOptions { boot: sds_core::id::BootId::new(2), ..options(8 * MIB) });
+    assert_eq!(rig.read(key(0), 0, 1).unwrap(), zeroes());
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | 5 zero | flags u8 (1: space may be given back), first block u8, blocks−1 u8, slot u32, sequence u64, epoch u32 |
 //! | 6 freed | slot u32 |
 //! | 7 ceiling | sequence u64 |
+//! | 8 unreadable | as 4: the device failed this write's data |
 //!
 //! The layer is the extent's (its `allocated` record or index entry says it), and whether a write was
 //! the first of its block follows from the block's state before it: neither is repeated per write.
@@ -83,6 +84,17 @@ pub enum Record<'a> {
         /// Checksum of each.
         checksums: Packed<'a>,
     },
+    /// The data of a recorded write failed: its blocks cannot be read until they are written again.
+    Unreadable {
+        /// Slot.
+        slot: u32,
+        /// First block.
+        first: BlockIndex,
+        /// Version of the write.
+        version: Version,
+        /// Checksum of each block as it should have become.
+        checksums: Packed<'a>,
+    },
     /// Blocks became zero.
     Zero {
         /// Slot.
@@ -131,9 +143,18 @@ pub fn put_sealed(out: &mut Vec<u8>, slot: u32) {
 
 /// Appends a `written` record.
 pub fn put_written(out: &mut Vec<u8>, slot: u32, first: BlockIndex, version: Version, checksums: &ChecksumList) {
+    put_blocks(out, 4, slot, first, version, checksums);
+}
+
+/// Appends an `unreadable` record.
+pub fn put_unreadable(out: &mut Vec<u8>, slot: u32, first: BlockIndex, version: Version, checksums: &ChecksumList) {
+    put_blocks(out, 8, slot, first, version, checksums);
+}
+
+fn put_blocks(out: &mut Vec<u8>, kind: u8, slot: u32, first: BlockIndex, version: Version, checksums: &ChecksumList) {
     #[expect(clippy::cast_possible_truncation, reason = "a list holds at most 32")]
     let count = checksums.len() as u8;
-    out.extend_from_slice(&[4, first.get(), count]);
+    out.extend_from_slice(&[kind, first.get(), count]);
     out.extend_from_slice(&slot.to_le_bytes());
     put_version(out, version);
     for checksum in checksums.as_slice() {
@@ -192,7 +213,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), BlockFault> {
         }
         2 => (Record::Activated { slot: get_u32(take(bytes, SLOT_BYTES)?, 1) }, SLOT_BYTES),
         3 => (Record::Sealed { slot: get_u32(take(bytes, SLOT_BYTES)?, 1) }, SLOT_BYTES),
-        4 => {
+        4 | 8 => {
             let head = take(bytes, WRITTEN_BYTES)?;
             let count = usize::from(head[2]);
             if count == 0 || count > FRAME_BLOCKS_MAX as usize || usize::from(head[1]) + count > BLOCKS_PER_EXTENT as usize {
@@ -200,11 +221,12 @@ pub fn decode(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), BlockFault> {
             }
             let used = WRITTEN_BYTES + 4 * count;
             let body = take(bytes, used)?;
-            let record = Record::Written {
-                slot: get_u32(body, 3),
-                first: BlockIndex::new(body[1]),
-                version: get_version(body, 7),
-                checksums: Packed(&body[WRITTEN_BYTES..]),
+            let (slot, first, version) = (get_u32(body, 3), BlockIndex::new(body[1]), get_version(body, 7));
+            let checksums = Packed(&body[WRITTEN_BYTES..]);
+            let record = if kind == 4 {
+                Record::Written { slot, first, version, checksums }
+            } else {
+                Record::Unreadable { slot, first, version, checksums }
             };
             (record, used)
         }

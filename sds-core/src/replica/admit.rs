@@ -10,7 +10,7 @@ use super::interface::DeviceSlot;
 use super::request::{Kind, Route};
 use super::view::{Standing, View};
 use crate::error::Status;
-use crate::id::{ClientId, DeviceId, MapVersion, VolumeId};
+use crate::id::{ClientId, DeviceId, LayerId, MapVersion, VolumeId};
 use crate::shard::shard_of;
 use crate::store::interface::{BlockRange, ExtentKey};
 use crate::stripe::Place;
@@ -101,6 +101,10 @@ fn check_session<'v>(kind: Kind, header: &Header, client: ClientId, view: &'v Vi
 
 fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl DeviceTable) -> Verdict {
     let sender_is_ahead = header.map_version > view.version();
+    // There are no snapshots yet: another layer would be space that no volume accounts for.
+    if header.layer != LayerId::default() {
+        return Verdict::Refuse(Status::Invalid);
+    }
     let last = Place { extent: header.extent, offset: header.offset + (header.length - 1) };
     // Inside one extent a later byte is a later volume byte, so the last one decides.
     if volume.stripe.volume_offset(last).get() >= volume.size.get() {

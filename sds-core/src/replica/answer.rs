@@ -52,7 +52,9 @@ impl Replica {
             }
             (Kind::Fragment, Ok(Outcome::Read { .. })) if reads_first => {
                 request.merged = Some(merge(request, turn));
-                self.enqueue(op, slot, turn);
+                // The second half enters the store like a request that has waited: checked again.
+                request.stage = Stage::Queued;
+                self.resume(op, Stage::Queued, turn);
             }
             (Kind::Read, Ok(Outcome::Read { all_zero: true, .. })) => self.finish(op, Answer::Zeroes, turn),
             (Kind::Read, Ok(Outcome::Read { checksums, all_zero: false })) => self.finish(op, Answer::Bytes(checksums), turn),
@@ -108,6 +110,12 @@ impl Replica {
             }
         }
         self.scratch = abandoned;
+        // Queues may not grow by the dead of each new link while a disk stands still.
+        self.parked.retain(|op| self.requests.get(*op).is_some());
+        for device in self.devices.iter_mut() {
+            device.queue.retain(|op| self.requests.get(*op).is_some());
+            device.unsequenced.retain(|op| self.requests.get(*op).is_some());
+        }
     }
 
     fn give_back(&mut self, request: &mut Request, turn: &mut Turn<'_, impl Buffers>) {

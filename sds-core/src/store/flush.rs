@@ -96,6 +96,8 @@ impl Store {
     }
 
     pub(super) fn pump_flush<B: Buffers>(&mut self, cx: &mut Context<'_, B>) -> bool {
+        // There may be room for a statement by now that there was none for before.
+        self.answer_stated(cx);
         if self.flusher.in_flight.is_some() || self.flusher.next.is_empty() {
             return false;
         }

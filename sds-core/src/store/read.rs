@@ -29,7 +29,7 @@ impl Store {
             Stage::Waiting => None,
             Stage::Reading { data: None, .. } => return,
             Stage::Reading { data: Some(result), attempt } => Some((result, attempt)),
-            Stage::Writing { .. } | Stage::Flushing | Stage::Recording | Stage::Freeing { .. } => return,
+            Stage::Writing { .. } | Stage::Spoiling { .. } | Stage::Flushing | Stage::Recording | Stage::Freeing { .. } => return,
         };
         match self.access(cx, id, key) {
             Access::Unallocated => self.deliver_zero(cx, id, range, span),
@@ -147,7 +147,7 @@ impl Store {
         self.reply(cx, id, Ok(Outcome::Status { data }));
     }
 
-    /// A descriptor page has been read (both homes at once).
+    /// A descriptor page has been read (both homes at once; the named one alone when that failed).
     pub(super) fn page_read<B: Buffers>(
         &mut self,
         cx: &mut Context<'_, B>,
@@ -162,7 +162,7 @@ impl Store {
             let device = self.superblock.device;
             let entry = self.slots.get(slot);
             entry.page.is_some_and(|name| {
-                let home = span.part(if name.home == Home::A { 0 } else { BLOCK_BYTES }, BLOCK_BYTES);
+                let home = named_home(span, name.home);
                 let location = self.superblock.geometry.descriptor(slot, name.home);
                 let page = self.pages.get_mut(frame);
                 decode_page(&mut page.descriptor, cx.buffers.bytes(home), device, location, slot, entry.key, &name)
@@ -176,9 +176,10 @@ impl Store {
             self.pages.relist(frame);
             return;
         }
-        if !again {
-            let offset = self.geometry().descriptor_pair(slot);
-            return self.send_read(cx, Purpose::Page { frame, again: true }, offset, span);
+        if !again && let Some(name) = self.slots.get(slot).page {
+            // The home that counts alone: the other may be a sector that cannot be read.
+            let offset = self.geometry().descriptor(slot, name.home);
+            return self.send_read(cx, Purpose::Page { frame, again: true }, offset, span.part(0, BLOCK_BYTES));
         }
         let residence = match result {
             Err(errno) => Residence::Unreadable { errno },
@@ -197,6 +198,11 @@ impl Store {
         self.pages.pin(frame);
         self.unpin(frame);
     }
+}
+
+/// Where the page that the index names is in what was read: both homes, or that one.
+pub(super) fn named_home(read: Span, home: Home) -> Span {
+    read.part(if read.len > BLOCK_BYTES && home != Home::A { BLOCK_BYTES } else { 0 }, BLOCK_BYTES)
 }
 
 /// Whether bytes are exactly the page the index names; if so `descriptor` holds it.

@@ -58,7 +58,8 @@ impl Store {
 
     /// When sealing is next due by the clock.
     pub(super) fn seal_due(&self) -> Option<Nanos> {
-        if !self.sealer.is_quiet() {
+        // Without room only a checkpoint helps, and that brings the store round again.
+        if !self.sealer.is_quiet() || self.log.room() <= LEFT_FREE {
             return None;
         }
         let quietest = self.pages.get(self.pages.quietest()?);

@@ -41,6 +41,13 @@ pub(super) enum Stage {
         /// Data and record are written through.
         through: bool,
     },
+    /// A write's data failed; waits for the record that says so.
+    Spoiling {
+        /// Linux error number.
+        errno: i32,
+        /// Position of the write's own record.
+        written: u64,
+    },
     /// A read's data is under way or here.
     Reading {
         /// How it ended.

@@ -14,6 +14,8 @@
 //! log block and then data and a log block. To whoever recovers it is a write whose record was faster
 //! than its data.
 //!
+//! **A write that failed** is recorded as unreadable before it is answered: its own record is there already.
+//!
 //! What this must not know: other kinds of requests; recovery.
 
 use super::interface::{BlockSet, ExtentKey, Request, StoreError};
@@ -215,11 +217,32 @@ impl Store {
         let Stage::Writing { data, recorded, .. } = &mut work.stage else { return };
         *data = Some(result);
         let (recorded, lsn) = (*recorded, work.lsn);
-        if recorded {
-            self.apply(cx, id);
+        match result {
+            Ok(()) => {
+                if recorded {
+                    self.apply(cx, id, Ok(()));
+                }
+                self.log.data_done(lsn);
+            }
+            Err(errno) if recorded => self.spoil(id, errno),
+            Err(_) => {}
         }
-        self.log.data_done(lsn);
         self.retry |= !self.stalled.is_empty();
+    }
+
+    /// Records that a write's data failed. Until that is done the write is not resolved: were it vouched for
+    /// before, whatever lies there would pass for it after a crash.
+    fn spoil(&mut self, id: OpId, errno: i32) {
+        let Some(work) = self.works.get_mut(id) else { return };
+        let (Request::Write { range, checksums, version, .. }, Some(frame)) = (work.request, work.frame) else { return };
+        let slot = self.pages.get(frame).slot;
+        let (lsn, pending) = self.log.place(19 + 4 * checksums.len());
+        record::put_unreadable(&mut pending.records, slot, range.first, version, &checksums);
+        pending.count += 1;
+        pending.notes.push(Note::Request(id));
+        pending.urgent = true;
+        work.stage = Stage::Spoiling { errno, written: work.lsn };
+        work.lsn = lsn;
     }
 
     /// The record of a request has completed.
@@ -228,9 +251,17 @@ impl Store {
         match &mut work.stage {
             Stage::Writing { data, recorded, .. } => {
                 *recorded = true;
-                if data.is_some() {
-                    self.apply(cx, id);
+                match *data {
+                    None => {}
+                    Some(Ok(())) => self.apply(cx, id, Ok(())),
+                    Some(Err(errno)) => self.spoil(id, errno),
                 }
+            }
+            Stage::Spoiling { errno, written } => {
+                let (errno, written) = (*errno, *written);
+                self.apply(cx, id, Err(errno));
+                self.log.data_done(written);
+                self.retry |= !self.stalled.is_empty();
             }
             Stage::Recording => self.done(cx, id),
             Stage::Waiting | Stage::Reading { .. } | Stage::Flushing | Stage::Freeing { .. } => {}
@@ -238,10 +269,10 @@ impl Store {
     }
 
     /// Both halves have completed: the descriptor changes, then the request is answered.
-    fn apply<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
+    fn apply<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, data: Result<(), i32>) {
         let Some(work) = self.works.get(id).copied() else { return };
-        let (Stage::Writing { data, through, .. }, Some(frame)) = (work.stage, work.frame) else { return };
-        let data = data.unwrap_or(Ok(()));
+        let Some(frame) = work.frame else { return };
+        let through = matches!(work.stage, Stage::Writing { through: true, .. });
         let entry = self.pages.get_mut(frame);
         let durable = match work.request {
             Request::Write { range, checksums, version, durable, .. } => {

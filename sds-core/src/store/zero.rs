@@ -24,13 +24,13 @@ impl Store {
         let Some(work) = self.works.get(id) else { return };
         let Request::Zero { key, range, version, free, durable } = work.request else { return };
         if self.slots.find(key).is_none() {
-            return self.reply(cx, id, Ok(Outcome::Done));
+            return self.absent_zero(cx, id, durable);
         }
         let frame = match self.enter(cx, id, key) {
             Entry::Ready(frame) => frame,
             Entry::Wait => return,
             Entry::Activating(_) => return self.stall(id),
-            Entry::Unallocated => return self.reply(cx, id, Ok(Outcome::Done)),
+            Entry::Unallocated => return self.absent_zero(cx, id, durable),
             Entry::Fail(error) => return self.reply(cx, id, Err(error)),
         };
         let slot = self.pages.get(frame).slot;
@@ -43,6 +43,15 @@ impl Store {
             (pending.durable, pending.urgent) = (true, true);
         }
         self.issued(id, frame, lsn, durable, Stage::Writing { data: Some(Ok(())), recorded: false, through: true });
+    }
+
+    /// There is no extent to zero. What took it away may not be durable yet: a durable zero waits for that.
+    fn absent_zero<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, durable: bool) {
+        if durable && self.options.volatile_cache {
+            self.flush_for(id, self.flusher.acknowledged);
+        } else {
+            self.reply(cx, id, Ok(Outcome::Done));
+        }
     }
 
     /// Takes an extent from its owner. Nothing pins its frame.

@@ -63,9 +63,13 @@ impl Client {
         server.pause = Nanos::new(server.pause.get().saturating_mul(2)).min(longest);
         server.outstanding = 0;
         self.requeue_sent(index);
+        self.unqueue(index);
+        self.submit_unblocked(turn);
         self.pump(index, turn);
     }
 
+    /// What was sent and is unanswered goes back to the head of the queue; where the view has moved it
+    /// meanwhile, it is taken on from there.
     fn requeue_sent(&mut self, index: ServerIndex) {
         let sent = self.exchanges.iter().filter(|(_, exchange)| exchange.state == State::Sent(index));
         let mut sent: Vec<(u64, OpId)> = sent.map(|(id, exchange)| (exchange.serial, id)).collect();
@@ -82,6 +86,10 @@ impl Client {
             return;
         };
         if header.status != Status::Ok || header.length != u32::from(PROTOCOL_VERSION) {
+            if header.status == Status::Invalid {
+                // The highest number this server has seen of us: our clock may have gone back.
+                self.next_connection = self.next_connection.max(header.connection.get().saturating_add(1));
+            }
             let waits_for_map = matches!(header.status, Status::NotReady | Status::MapStale);
             if !waits_for_map {
                 let sds = self.servers.get(index).id;

@@ -163,17 +163,20 @@ impl Client {
     /// A newer view: everything not sent is routed anew.
     pub(super) fn reroute(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         for index in self.servers.indices() {
-            let waiting = self.servers.get(index).queue.len();
-            for _ in 0..waiting {
-                let Some(id) = self.servers.get_mut(index).queue.pop_front() else { break };
-                let Some(exchange) = self.exchanges.get_mut(id) else { continue };
-                exchange.state = State::Routing;
-                self.unblocked.push(id);
-            }
+            self.unqueue(index);
         }
         self.submit_unblocked(turn);
         let version = self.topology.version();
         self.resume(|_, at_least| at_least <= version, turn);
+    }
+
+    /// Takes what waits for a server out of its queue, to be routed anew, in its order.
+    pub(super) fn unqueue(&mut self, index: ServerIndex) {
+        while let Some(id) = self.servers.get_mut(index).queue.pop_front() {
+            let Some(exchange) = self.exchanges.get_mut(id) else { continue };
+            exchange.state = State::Routing;
+            self.unblocked.push(id);
+        }
     }
 
     /// Takes the exchanges that have ended out of the queues, so that queues stay bounded by what is

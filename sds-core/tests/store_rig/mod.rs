@@ -321,6 +321,8 @@ pub struct Rig {
     pub sabotage: Sabotage,
     /// Fails the next write at or above this offset with this error.
     pub fail_write: Option<(u64, u64, i32)>,
+    /// Reads that touch this range of bytes fail with this error.
+    pub fail_read: Option<(u64, u64, i32)>,
     spans: BTreeMap<u64, Span>,
     next_token: u64,
     /// Checksum of the last log block, where sabotage changes it.
@@ -339,6 +341,7 @@ impl Rig {
             events: Vec::new(),
             sabotage: Sabotage::None,
             fail_write: None,
+            fail_read: None,
             spans: BTreeMap::new(),
             next_token: 1,
             previous: Checksum::new(0),
@@ -441,6 +444,12 @@ impl Rig {
                         Some(value) => self.pool.bytes_mut(part).copy_from_slice(&value[..]),
                         None => self.pool.bytes_mut(part).fill(0),
                     }
+                }
+                if let Some((from, to, errno)) = self.fail_read
+                    && *offset < to
+                    && from < *offset + u64::from(span.len)
+                {
+                    result = DiskResult::Error { errno };
                 }
                 *op
             }

@@ -14,9 +14,9 @@ use crate::format::descriptor::{BlockInfo, Content, Descriptor, PageHeader};
 use crate::format::geometry::Home;
 use crate::format::index_page::PageName;
 use crate::format::record::{self, Record};
-use crate::store::interface::{BlockSet, Event, OpenFault};
+use crate::store::interface::{BlockSet, Event};
 use crate::store::options::CHUNK_BYTES;
-use crate::store::read::decode_page;
+use crate::store::read::{decode_page, named_home};
 use crate::store::settle::{Candidate, Doubt, Evidence, settle_alone};
 use crate::store::write::blocks;
 use crate::store::{Context, Effect, Phase, Purpose, Store};
@@ -36,7 +36,7 @@ struct History {
 }
 
 impl History {
-    /// Continues the page in `base` with a record. A zero makes what came before it irrelevant.
+    /// Continues the page in `base` with a record. A zero makes what came before it irrelevant, and so does a failed write.
     fn add(&mut self, lsn: u64, record: &Record<'_>) {
         match record {
             Record::Written { first, version, checksums, .. } => {
@@ -45,6 +45,15 @@ impl History {
                     // The page may contain records above the position it states.
                     if self.base.is_older_than(block, version.sequence) {
                         self.candidates.push((block, Candidate { version: version.sequence, checksum, lsn }));
+                    }
+                }
+            }
+            Record::Unreadable { first, version, checksums, .. } => {
+                let count = u16::try_from(checksums.len()).unwrap_or(BLOCKS);
+                for (block, checksum) in blocks(*first, count).zip(checksums.iter()) {
+                    if self.base.is_older_than(block, version.sequence) {
+                        self.base.set(block, BlockInfo { content: Content::Unreadable, checksum, version: version.sequence });
+                        self.candidates.retain(|(of, _)| *of != block);
                     }
                 }
             }
@@ -175,7 +184,7 @@ impl Store {
         let entry = *self.slots.get(slot);
         let Some(name) = entry.page else { return };
         let location = superblock.geometry.descriptor(slot, name.home);
-        let half = span.part(if name.home == Home::A { 0 } else { BLOCK_BYTES }, BLOCK_BYTES);
+        let half = named_home(span, name.home);
         let good = result.is_ok()
             && self.recovery().is_some_and(|recovery| {
                 let base = &mut recovery.extent.history.base;
@@ -184,15 +193,12 @@ impl Store {
         if good {
             return self.set_step(Step::Loaded);
         }
-        let offset = superblock.geometry.descriptor_pair(slot);
         if !again {
-            if !self.recover_read(cx, Part::Page { again: true }, offset, 2 * BLOCK_BYTES) {
+            // The home that counts alone: the other may be a sector that cannot be read.
+            if !self.recover_read(cx, Part::Page { again: true }, location, BLOCK_BYTES) {
                 self.set_step(Step::Load);
             }
             return;
-        }
-        if let Err(errno) = result {
-            return self.refuse_open(cx, OpenFault::Device { errno, offset });
         }
         // The records go with the checkpoint, so the extent stays damaged whatever a later read finds.
         self.slots.get_mut(slot).damaged = true;

@@ -63,6 +63,7 @@ pub(super) fn replay(slots: &mut Slots, scan: &Scan, flagged: &[u32], ceiling: S
                 | Record::Activated { slot }
                 | Record::Sealed { slot }
                 | Record::Written { slot, .. }
+                | Record::Unreadable { slot, .. }
                 | Record::Zero { slot, .. }
                 | Record::Freed { slot } => slot,
                 Record::Ceiling { ceiling } => {
@@ -86,13 +87,14 @@ pub(super) fn replay(slots: &mut Slots, scan: &Scan, flagged: &[u32], ceiling: S
                 }
                 Record::Activated { slot } if owned => lives.entry(slot).or_default().unsettled = true,
                 Record::Sealed { slot } if owned => lives.entry(slot).or_default().unsettled = false,
-                Record::Written { slot, .. } | Record::Zero { slot, .. } if owned => {
+                Record::Written { slot, .. } | Record::Unreadable { slot, .. } | Record::Zero { slot, .. } if owned => {
                     lives.entry(slot).or_default().touched = true;
                     out.records.push((slot, place));
                 }
                 Record::Activated { .. }
                 | Record::Sealed { .. }
                 | Record::Written { .. }
+                | Record::Unreadable { .. }
                 | Record::Zero { .. }
                 | Record::Ceiling { .. } => {}
             }

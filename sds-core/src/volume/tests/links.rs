@@ -34,6 +34,42 @@ fn unanswered_requests_are_sent_again_in_order_over_a_higher_connection() {
     world.assert_idle();
 }
 
+/// The server hangs; its device is moved to another; then the link breaks, and the server never comes back.
+#[test]
+fn what_was_sent_to_a_server_whose_device_moved_goes_to_its_new_server() {
+    let mut world = World::open();
+    let write = world.write(0, &[1; 4096]);
+    world.connect_all();
+    let (link, frame) = world.sent[0];
+    let mut moved = view(world.version + 1, 1);
+    let other = SdsId::new(1 + frame.header.device.get() % SERVERS);
+    for device in moved.servers.as_mut().into_iter().flat_map(|(devices, _)| devices) {
+        device.sds = other;
+    }
+    world.show(moved);
+    world.lose(link);
+    world.settle();
+    assert_eq!(world.outcome(write), Some(Ok(Outcome::Done)), "without the server that is gone");
+}
+
+#[test]
+fn a_refused_connection_number_is_learned_from() {
+    let mut world = World::open();
+    world.write(0, &[1; 4096]);
+    let sds = world.connects.remove(0);
+    let link = LinkId::new(77);
+    world.step(Input::Linked { sds, link });
+    world.hellos.clear();
+    let highest = ConnectionNumber::new(FIRST_CONNECTION + 1_000_000);
+    let header = Header { connection: highest, status: Status::Invalid, ..Header::new(Opcode::HelloReply) };
+    world.step(Input::Frame { link, frame: &Frame::bare(header) });
+    world.pass(Nanos::from_millis(10));
+    let sds = world.connects.remove(0);
+    world.step(Input::Linked { sds, link: LinkId::new(78) });
+    let (_, hello) = world.hellos.pop().expect("a greeting");
+    assert!(hello.header.connection > highest);
+}
+
 #[test]
 fn an_answer_over_a_lost_link_is_not_believed() {
     let mut world = World::open();
