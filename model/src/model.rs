@@ -10,6 +10,8 @@ use sds_core::protocol::lease::Terms;
 use sds_core::unit::Nanos;
 use stateright::{Model, Property};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Sequences reserved for an epoch.
 pub(crate) const STRIDE: u64 = 8;
@@ -89,6 +91,32 @@ pub struct Protocol {
     pub scenario: Scenario,
     /// The rule that is switched off.
     pub dropped: Option<Rule>,
+    /// Makes the search run dry when its time is over.
+    pub bell: Arc<Bell>,
+}
+
+/// Rings when a search has taken too long. With one thread stateright looks at no clock of its own.
+#[derive(Debug)]
+pub struct Bell {
+    at: Instant,
+    armed: AtomicBool,
+}
+
+impl Bell {
+    /// Rings at `at`.
+    #[must_use]
+    pub fn new(at: Instant) -> Self {
+        Self { at, armed: AtomicBool::new(true) }
+    }
+
+    /// Rings no more: what was found is told by walking through the model again.
+    pub fn disarm(&self) {
+        self.armed.store(false, Ordering::Relaxed);
+    }
+
+    fn rings(&self) -> bool {
+        self.armed.load(Ordering::Relaxed) && Instant::now() >= self.at
+    }
 }
 
 impl Protocol {
@@ -314,7 +342,7 @@ impl Model for Protocol {
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         // A broken history is not pursued, nor one in which nobody will ask anything any more.
-        if !state.monitor.holds() || (self.scenario.until_answered && self.is_answered(state)) {
+        if self.bell.rings() || !state.monitor.holds() || (self.scenario.until_answered && self.is_answered(state)) {
             return;
         }
         let (scenario, spent) = (&self.scenario, &state.spent);

@@ -1,10 +1,11 @@
 //! Runs scenarios, with all rules or without one, and says what came of it.
 
-use crate::model::{Action, Protocol};
+use crate::model::{Action, Bell, Protocol};
 use crate::rule::Rule;
 use crate::scenario::Scenario;
 use crate::state::State;
 use stateright::{Checker, HasDiscoveries, Model};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a run found.
@@ -68,19 +69,20 @@ pub fn shortest(scenario: &Scenario, dropped: Option<Rule>, bounds: Bounds) -> R
 /// Histories of `depth_max` states and more are not explored.
 fn pass(scenario: &Scenario, dropped: Option<Rule>, bounds: Bounds, depth_max: Option<usize>) -> Report {
     let start = Instant::now();
-    let model = Protocol { scenario: scenario.clone(), dropped };
-    let mut builder =
-        model.checker().threads(bounds.threads).finish_when(HasDiscoveries::Any).target_state_count(bounds.states).timeout(bounds.time);
+    let bell = Arc::new(Bell::new(start + bounds.time));
+    let model = Protocol { scenario: scenario.clone(), dropped, bell: Arc::clone(&bell) };
+    let mut builder = model.checker().threads(bounds.threads).finish_when(HasDiscoveries::Any).target_state_count(bounds.states);
     if let Some(depth) = depth_max {
         builder = builder.target_max_depth(depth);
     }
     let checker = builder.spawn_bfs().join();
+    let took = start.elapsed();
+    bell.disarm();
     let counterexample = checker
         .discoveries()
         .into_iter()
         .min_by_key(|(property, path)| (path.clone().into_actions().len(), *property))
         .map(|(property, path)| Counterexample { property, end: path.last_state().clone(), actions: path.into_actions() });
-    let took = start.elapsed();
     let complete = counterexample.is_none() && checker.state_count() < bounds.states && took < bounds.time;
     Report { states: checker.unique_state_count(), depth: checker.max_depth(), complete, took, counterexample }
 }
