@@ -340,7 +340,11 @@ fn hellos_that_do_not_fit_are_refused() {
     let cases = [
         (Hello { version_min: 2, version_max: 9, system, party: client }, 1, Status::Invalid),
         (Hello::ours(SystemId::new(1), client), 1, Status::Invalid),
-        (Hello::ours(system, Party::Peer { incarnation: Incarnation::new(1) }), 1, Status::Invalid),
+        (
+            Hello::ours(system, Party::Peer { sds: SdsId::new(2), incarnation: Incarnation::new(1), addressed: Incarnation::new(1) }),
+            1,
+            Status::Invalid,
+        ),
         (Hello::ours(system, client), 0, Status::Invalid),
         (Hello::ours(system, wrong_ticket), 1, Status::Fenced),
     ];

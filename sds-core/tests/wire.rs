@@ -11,7 +11,7 @@ use sds_core::unit::{BLOCK_BYTES, EXTENT_BYTES};
 use sds_core::wire::*;
 use std::path::PathBuf;
 
-const OPCODES: [Opcode; 12] = [
+const OPCODES: [Opcode; 19] = [
     Opcode::Hello,
     Opcode::HelloReply,
     Opcode::Read,
@@ -24,6 +24,13 @@ const OPCODES: [Opcode; 12] = [
     Opcode::FlushReply,
     Opcode::BlockStatus,
     Opcode::BlockStatusReply,
+    Opcode::Replicate,
+    Opcode::ReplicateZero,
+    Opcode::ReplicateReply,
+    Opcode::ReplicateFlush,
+    Opcode::ReplicateFlushReply,
+    Opcode::Beacon,
+    Opcode::Grant,
 ];
 
 /// A header whose fields all differ, so that two that were swapped are noticed.
@@ -65,8 +72,12 @@ fn with_payload(header: Header, len: u32) -> Frame {
     Frame::with_payload(header, span(len), checksums(len.div_ceil(BLOCK_BYTES)))
 }
 
+fn one_cache_id() -> CacheIds {
+    CacheIds::one(CacheId { device: DeviceId::new(0xd1), boot: 0xd2d3_d4d5_d6d7_d8d9 })
+}
+
 fn two_cache_ids() -> CacheIds {
-    let mut ids = CacheIds::one(CacheId { device: DeviceId::new(0xd1), boot: 0xd2d3_d4d5_d6d7_d8d9 });
+    let mut ids = one_cache_id();
     assert!(ids.push(CacheId { device: DeviceId::new(0xe1), boot: 0 }));
     ids
 }
@@ -76,12 +87,20 @@ fn hello(party: Party) -> Frame {
     Frame { header: Header { offset: 0, length: 0, ..header(Opcode::Hello) }, cache_ids: CacheIds::NONE, body: Body::Hello(hello) }
 }
 
+fn peer(incarnation: u64) -> Party {
+    Party::Peer {
+        sds: SdsId::new(0xa5a6_a7a8),
+        incarnation: Incarnation::new(incarnation),
+        addressed: Incarnation::new(0xb5b6_b7b8_b9ba_bbbc),
+    }
+}
+
 /// One frame of each kind, by the name of its golden file.
 fn examples() -> Vec<(&'static str, Frame)> {
     let client = Party::Client { client: ClientId::new(0xabcd << 100), ticket: Ticket::new(0x1234 << 99) };
     vec![
         ("hello_client", hello(client)),
-        ("hello_peer", hello(Party::Peer { incarnation: Incarnation::new(u64::MAX) })),
+        ("hello_peer", hello(peer(u64::MAX))),
         ("hello_reply", Frame::bare(Header { offset: 0, length: 1, ..header(Opcode::HelloReply) })),
         ("read", Frame::bare(header(Opcode::Read))),
         ("read_reply", with_payload(header(Opcode::ReadReply), 3 * BLOCK_BYTES)),
@@ -99,6 +118,14 @@ fn examples() -> Vec<(&'static str, Frame)> {
         ("flush_reply_lost", Frame::bare(Header { status: Status::FlushLost, ..header(Opcode::FlushReply) })),
         ("block_status", Frame::bare(header(Opcode::BlockStatus))),
         ("block_status_reply", with_payload(header(Opcode::BlockStatusReply), BLOCK_STATUS_BYTES)),
+        ("replicate", with_payload(Header { flags: Flags::DURABLE, ..header(Opcode::Replicate) }, 3 * BLOCK_BYTES)),
+        ("replicate_zero", Frame::bare(Header { flags: Flags::TRIM, offset: 0, length: EXTENT_BYTES, ..header(Opcode::ReplicateZero) })),
+        ("replicate_reply", Frame { cache_ids: one_cache_id(), ..Frame::bare(header(Opcode::ReplicateReply)) }),
+        ("replicate_reply_stale", Frame::bare(Header { status: Status::MapStale, ..header(Opcode::ReplicateReply) })),
+        ("replicate_flush", Frame::bare(header(Opcode::ReplicateFlush))),
+        ("replicate_flush_reply", Frame { cache_ids: one_cache_id(), ..Frame::bare(header(Opcode::ReplicateFlushReply)) }),
+        ("beacon", Frame::bare(header(Opcode::Beacon))),
+        ("grant", Frame::bare(header(Opcode::Grant))),
     ]
 }
 
@@ -192,7 +219,7 @@ fn well_formed_nonsense_is_refused_by_name() {
     let set32 = |at: usize, value: u32| move |bytes: &mut [u8]| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     let refused = |bytes: Vec<u8>| decode_head(&bytes).expect_err("nonsense");
     assert_eq!(refused(forged(&read, |bytes| bytes[4] = 2)), WireError::Version { found: 2 });
-    for opcode in [0, 13, 32, 255] {
+    for opcode in [0, 13, 31, 39, 255] {
         assert_eq!(refused(forged(&read, |bytes| bytes[5] = opcode)), WireError::Opcode { found: opcode });
     }
     assert!(matches!(refused(forged(&read, |bytes| bytes[7] = 0x80)), WireError::Flags { found: 0x8000, .. }));
@@ -228,6 +255,9 @@ fn ranges_that_leave_their_extent_or_block_are_refused() {
         (Opcode::Zero, BLOCK_BYTES, EXTENT_BYTES),
         (Opcode::Zero, 0, 512),
         (Opcode::BlockStatus, 0, 2 * EXTENT_BYTES),
+        (Opcode::Replicate, 512, BLOCK_BYTES),
+        (Opcode::Replicate, 0, FRAME_PAYLOAD_BYTES_MAX + BLOCK_BYTES),
+        (Opcode::ReplicateZero, BLOCK_BYTES, EXTENT_BYTES),
     ];
     for (opcode, offset, length) in cases {
         let frame = Frame::bare(Header { offset, length, ..header(opcode) });
@@ -247,7 +277,7 @@ fn ranges_that_leave_their_extent_or_block_are_refused() {
 fn bodies_that_do_not_go_with_their_opcode_are_refused() {
     let body = |opcode| Err(WireError::Body { opcode });
     assert_eq!(Frame::bare(header(Opcode::Hello)).check(), body(Opcode::Hello));
-    let Body::Hello(inner) = hello(Party::Peer { incarnation: Incarnation::new(1) }).body else { unreachable!() };
+    let Body::Hello(inner) = hello(peer(1)).body else { unreachable!() };
     let frame = Frame { body: Body::Hello(inner), ..Frame::bare(header(Opcode::Read)) };
     assert_eq!(frame.check(), body(Opcode::Read));
     assert_eq!(Frame::with_payload(header(Opcode::Write), span(0), ChecksumList::EMPTY).check(), body(Opcode::Write));
@@ -257,7 +287,7 @@ fn bodies_that_do_not_go_with_their_opcode_are_refused() {
 
 /// A hello whose tail is changed, with both checksums made right.
 fn forged_hello(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
-    let frame = hello(Party::Peer { incarnation: Incarnation::new(5) });
+    let frame = hello(peer(5));
     let mut bytes = encoded(&frame);
     change(&mut bytes[HEADER_BYTES..]);
     let tail = Checksum::of(&bytes[HEADER_BYTES..]).get();
@@ -270,8 +300,7 @@ fn forged_hello(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
 #[test]
 fn a_hello_of_an_unknown_party_is_refused() {
     assert!(decode_head(&forged_hello(|_| {})).unwrap().is_some());
-    let cases: [fn(&mut [u8]); 5] =
-        [|tail| tail[2] = 0, |tail| tail[2] = 3, |tail| tail[7] = 1, |tail| tail[24 + 8] = 1, |tail| tail[40] = 1];
+    let cases: [fn(&mut [u8]); 4] = [|tail| tail[2] = 0, |tail| tail[2] = 3, |tail| tail[7] = 1, |tail| tail[40 + 4] = 1];
     for (number, change) in cases.into_iter().enumerate() {
         assert!(matches!(decode_head(&forged_hello(change)), Err(WireError::Hello { .. })), "case {number}");
     }
@@ -279,12 +308,7 @@ fn a_hello_of_an_unknown_party_is_refused() {
 
 #[test]
 fn versions_are_agreed_on_where_ranges_meet() {
-    let with = |version_min, version_max| Hello {
-        version_min,
-        version_max,
-        system: SystemId::new(1),
-        party: Party::Peer { incarnation: Incarnation::new(1) },
-    };
+    let with = |version_min, version_max| Hello { version_min, version_max, system: SystemId::new(1), party: peer(1) };
     assert_eq!(with(1, 1).agreed_version(), Some(1));
     assert_eq!(with(0, 9).agreed_version(), Some(1));
     for (low, high) in [(2, 9), (0, 0), (9, 0)] {
@@ -305,15 +329,17 @@ prop_compose! {
     ) -> Header {
         let (offset, length) = match opcode {
             Opcode::WriteFragment => (first * BLOCK_BYTES + fragment.0, fragment.1.min(BLOCK_BYTES - fragment.0)),
-            Opcode::Read | Opcode::ReadReply | Opcode::Write => (first * BLOCK_BYTES, blocks.min(32).min(256 - first) * BLOCK_BYTES),
-            Opcode::Zero | Opcode::BlockStatus => (first * BLOCK_BYTES, blocks.min(256 - first) * BLOCK_BYTES),
+            Opcode::Read | Opcode::ReadReply | Opcode::Write | Opcode::Replicate => (first * BLOCK_BYTES, blocks.min(32).min(256 - first) * BLOCK_BYTES),
+            Opcode::Zero | Opcode::BlockStatus | Opcode::ReplicateZero => (first * BLOCK_BYTES, blocks.min(256 - first) * BLOCK_BYTES),
             Opcode::Hello | Opcode::HelloReply | Opcode::WriteReply | Opcode::Flush | Opcode::FlushReply | Opcode::BlockStatusReply => (b[4], b[5]),
+            Opcode::ReplicateReply | Opcode::ReplicateFlush | Opcode::ReplicateFlushReply | Opcode::Beacon | Opcode::Grant => (b[4], b[5]),
         };
-        let answer = matches!(opcode, Opcode::HelloReply | Opcode::ReadReply | Opcode::WriteReply | Opcode::FlushReply | Opcode::BlockStatusReply);
+        let answer = matches!(opcode, Opcode::HelloReply | Opcode::ReadReply | Opcode::WriteReply | Opcode::FlushReply | Opcode::BlockStatusReply)
+            || matches!(opcode, Opcode::ReplicateReply | Opcode::ReplicateFlushReply | Opcode::Grant);
         let status = if answer { Status::from_wire(status).unwrap() } else { Status::Ok };
         let allowed = match opcode {
-            Opcode::Write | Opcode::WriteFragment => Flags::DURABLE,
-            Opcode::Zero => Flags::DURABLE.with(Flags::TRIM),
+            Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => Flags::DURABLE,
+            Opcode::Zero | Opcode::ReplicateZero => Flags::DURABLE.with(Flags::TRIM),
             Opcode::ReadReply if status == Status::Ok => Flags::ALL_ZERO,
             _ => Flags::NONE,
         };
@@ -348,7 +374,7 @@ prop_compose! {
         versions in any::<(u8, u8)>(),
     ) -> Frame {
         let payload = match header.opcode {
-            Opcode::Write | Opcode::WriteFragment => header.length,
+            Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => header.length,
             Opcode::ReadReply if header.status == Status::Ok && header.flags == Flags::NONE => header.length,
             Opcode::BlockStatusReply if header.status == Status::Ok => BLOCK_STATUS_BYTES,
             _ => 0,
@@ -363,11 +389,15 @@ prop_compose! {
                 assert!(frame.cache_ids.push(CacheId { device: DeviceId::new(device), boot }));
             }
         }
+        if let (Opcode::ReplicateReply | Opcode::ReplicateFlushReply, true) = (header.opcode, party.0) {
+            frame.cache_ids = one_cache_id();
+        }
         if header.opcode == Opcode::Hello {
             let party = if party.0 {
                 Party::Client { client: ClientId::new(party.1), ticket: Ticket::new(party.2) }
             } else {
-                Party::Peer { incarnation: Incarnation::new(party.1 as u64) }
+                let (incarnation, addressed) = (Incarnation::new(party.1 as u64), Incarnation::new((party.1 >> 64) as u64));
+                Party::Peer { sds: SdsId::new(party.2 as u32), incarnation, addressed }
             };
             frame.body = Body::Hello(Hello { version_min: versions.0, version_max: versions.1, system: SystemId::new(sums[0].into()), party });
         }
@@ -390,7 +420,7 @@ proptest! {
     #[test]
     fn random_fields_give_a_frame_that_keeps_the_rules_or_an_error(
         mut bytes in proptest::collection::vec(any::<u8>(), 104..400),
-        opcode in 0_u8..14,
+        opcode in prop_oneof![0_u8..14, 31_u8..40],
         tame in any::<[bool; 6]>(),
     ) {
         bytes[..4].copy_from_slice(&MAGIC);

@@ -284,7 +284,7 @@ impl Core {
 fn payload_class(head: &DecodedHead) -> BufferClass {
     match head.header().opcode {
         Opcode::Write | Opcode::WriteFragment => BufferClass::Client,
-        Opcode::ReadReply | Opcode::BlockStatusReply => BufferClass::Replicate,
+        Opcode::ReadReply | Opcode::BlockStatusReply | Opcode::Replicate => BufferClass::Replicate,
         Opcode::Hello
         | Opcode::HelloReply
         | Opcode::Read
@@ -292,6 +292,12 @@ fn payload_class(head: &DecodedHead) -> BufferClass {
         | Opcode::Zero
         | Opcode::Flush
         | Opcode::FlushReply
-        | Opcode::BlockStatus => BufferClass::Client,
+        | Opcode::BlockStatus
+        | Opcode::ReplicateZero
+        | Opcode::ReplicateReply
+        | Opcode::ReplicateFlush
+        | Opcode::ReplicateFlushReply
+        | Opcode::Beacon
+        | Opcode::Grant => BufferClass::Client,
     }
 }

@@ -40,6 +40,13 @@ impl Kind {
             Opcode::Hello | Opcode::HelloReply | Opcode::ReadReply | Opcode::WriteReply | Opcode::FlushReply | Opcode::BlockStatusReply => {
                 None
             }
+            Opcode::Replicate
+            | Opcode::ReplicateZero
+            | Opcode::ReplicateReply
+            | Opcode::ReplicateFlush
+            | Opcode::ReplicateFlushReply
+            | Opcode::Beacon
+            | Opcode::Grant => None,
         }
     }
 

@@ -18,8 +18,8 @@ use crate::buffer::Span;
 use crate::checksum::{Checksum, ChecksumList};
 use crate::error::Status;
 use crate::id::{
-    ClientId, ConnectionNumber, DeviceId, Epoch, ExtentIndex, Incarnation, LayerId, MapVersion, RequestId, SessionGeneration, ShardId,
-    ShardSequence, SystemId, Ticket, VolumeId,
+    ClientId, ConnectionNumber, DeviceId, Epoch, ExtentIndex, Incarnation, LayerId, MapVersion, RequestId, SdsId, SessionGeneration,
+    ShardId, ShardSequence, SystemId, Ticket, VolumeId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -99,7 +99,14 @@ pub fn decode_head(bytes: &[u8]) -> Result<Option<(DecodedHead, usize)>, WireErr
         | Opcode::Flush
         | Opcode::FlushReply
         | Opcode::BlockStatus
-        | Opcode::BlockStatusReply => None,
+        | Opcode::BlockStatusReply
+        | Opcode::Replicate
+        | Opcode::ReplicateZero
+        | Opcode::ReplicateReply
+        | Opcode::ReplicateFlush
+        | Opcode::ReplicateFlushReply
+        | Opcode::Beacon
+        | Opcode::Grant => None,
     };
     let (checksum_part, cache_id_part) = if hello.is_some() { (&tail[..0], &tail[..0]) } else { tail.split_at(checksum_bytes) };
     let head = DecodedHead {
@@ -183,11 +190,11 @@ fn decode_hello(tail: &[u8]) -> Result<Hello, WireError> {
     let party = match raw.kind {
         HELLO_KIND_CLIENT => Party::Client { client: ClientId::new(raw.party.get()), ticket: Ticket::new(raw.proof.get()) },
         HELLO_KIND_PEER => {
-            let Ok(incarnation) = u64::try_from(raw.party.get()) else { return Err(refusal) };
-            if raw.proof.get() != 0 {
-                return Err(refusal);
-            }
-            Party::Peer { incarnation: Incarnation::new(incarnation) }
+            let Ok(sds) = u32::try_from(raw.proof.get()) else { return Err(refusal) };
+            let lives = raw.party.get();
+            #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+            let (incarnation, addressed) = (Incarnation::new(lives as u64), Incarnation::new((lives >> 64) as u64));
+            Party::Peer { sds: SdsId::new(sds), incarnation, addressed }
         }
         _ => return Err(refusal),
     };

@@ -95,7 +95,10 @@ fn raw_header(header: &Header) -> RawHeader {
 fn raw_hello(hello: &Hello) -> RawHello {
     let (kind, party, proof) = match hello.party {
         Party::Client { client, ticket } => (HELLO_KIND_CLIENT, client.get(), ticket.get()),
-        Party::Peer { incarnation } => (HELLO_KIND_PEER, u128::from(incarnation.get()), 0),
+        Party::Peer { sds, incarnation, addressed } => {
+            let lives = u128::from(incarnation.get()) | (u128::from(addressed.get()) << 64);
+            (HELLO_KIND_PEER, lives, u128::from(sds.get()))
+        }
     };
     RawHello {
         version_min: hello.version_min,

@@ -38,7 +38,7 @@ pub const HEADER_BYTES: usize = 104;
 /// Version this code speaks.
 pub const PROTOCOL_VERSION: u8 = 1;
 
-/// What a frame asks or answers. Numbers 32 and up are kept for replication.
+/// What a frame asks or answers. Numbers 32 and up are between data servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Opcode {
@@ -67,6 +67,20 @@ pub enum Opcode {
     /// A payload of 32 bytes: four little-endian `u64`, bit i says that block i *of the extent* holds
     /// data (bits outside the range asked for mean nothing).
     BlockStatusReply = 12,
+    /// Whole blocks of one extent, as the primary has versioned them.
+    Replicate = 32,
+    /// Whole blocks become zero on the other copy too; with [`Flags::TRIM`] their space may be freed.
+    ReplicateZero = 33,
+    /// Answer to `Replicate` and `ReplicateZero`.
+    ReplicateReply = 34,
+    /// Make durable what the other copy's `device` has completed.
+    ReplicateFlush = 35,
+    /// Answer to `ReplicateFlush`.
+    ReplicateFlushReply = 36,
+    /// A primary asks for its lease; `sequence` is its clock.
+    Beacon = 37,
+    /// Answer to `Beacon`: `sequence` echoed, `map_version` the newest that changed a shard of the two.
+    Grant = 38,
 }
 
 impl Opcode {
@@ -86,6 +100,13 @@ impl Opcode {
             10 => Self::FlushReply,
             11 => Self::BlockStatus,
             12 => Self::BlockStatusReply,
+            32 => Self::Replicate,
+            33 => Self::ReplicateZero,
+            34 => Self::ReplicateReply,
+            35 => Self::ReplicateFlush,
+            36 => Self::ReplicateFlushReply,
+            37 => Self::Beacon,
+            38 => Self::Grant,
             _ => return None,
         })
     }

@@ -4,7 +4,7 @@
 //! version 1), so that parties of any two versions can tell each other that they do not fit.
 
 use super::header::PROTOCOL_VERSION;
-use crate::id::{ClientId, Incarnation, SystemId, Ticket};
+use crate::id::{ClientId, Incarnation, SdsId, SystemId, Ticket};
 
 /// Who connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,12 @@ pub enum Party {
     },
     /// A data server of the same system (replication).
     Peer {
+        /// Which.
+        sds: SdsId,
         /// Its process life.
         incarnation: Incarnation,
+        /// The process life it means to reach (I3); no other serves it.
+        addressed: Incarnation,
     },
 }
 

@@ -64,9 +64,9 @@ pub(super) struct RawHello {
     pub(super) kind: u8,
     pub(super) reserved: [u8; 5],
     pub(super) system: U128,
-    /// Client id, or incarnation.
+    /// Client id; of a peer its incarnation (low half) and the one it addresses (high half).
     pub(super) party: U128,
-    /// Ticket; zero of a peer.
+    /// Ticket; of a peer its server id, below 2^32.
     pub(super) proof: U128,
 }
 

@@ -1,4 +1,4 @@
-//! The data protocol between clients and data servers (and, later, between data servers).
+//! The data protocol between clients and data servers, and between data servers.
 //!
 //! One fixed little-endian header, the payload's block checksums, cache ids, the payload; no serde, no
 //! allocation. Decoding is total: any bytes give a frame's head or a typed error.

@@ -66,7 +66,7 @@ pub(super) fn check(header: &Header, parts: Parts) -> Result<(), WireError> {
     }
     check_range(header)?;
     let payload = match opcode {
-        Opcode::Write | Opcode::WriteFragment => header.length,
+        Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => header.length,
         Opcode::ReadReply if header.status == Status::Ok && !all_zero => header.length,
         Opcode::BlockStatusReply if header.status == Status::Ok => BLOCK_STATUS_BYTES,
         Opcode::Hello
@@ -78,7 +78,13 @@ pub(super) fn check(header: &Header, parts: Parts) -> Result<(), WireError> {
         | Opcode::Flush
         | Opcode::FlushReply
         | Opcode::BlockStatus
-        | Opcode::BlockStatusReply => 0,
+        | Opcode::BlockStatusReply
+        | Opcode::ReplicateZero
+        | Opcode::ReplicateReply
+        | Opcode::ReplicateFlush
+        | Opcode::ReplicateFlushReply
+        | Opcode::Beacon
+        | Opcode::Grant => 0,
     };
     if parts.payload != payload || payload > FRAME_PAYLOAD_BYTES_MAX {
         return Err(WireError::PayloadLength { opcode, found: parts.payload, length: header.length });
@@ -88,7 +94,10 @@ pub(super) fn check(header: &Header, parts: Parts) -> Result<(), WireError> {
     }
     let cache_ids_max = match opcode {
         Opcode::ReadReply | Opcode::BlockStatusReply | Opcode::WriteReply | Opcode::Flush | Opcode::FlushReply => 2,
+        // One copy answers for itself.
+        Opcode::ReplicateReply | Opcode::ReplicateFlushReply => 1,
         Opcode::Hello | Opcode::HelloReply | Opcode::Read | Opcode::Write | Opcode::WriteFragment | Opcode::Zero | Opcode::BlockStatus => 0,
+        Opcode::Replicate | Opcode::ReplicateZero | Opcode::ReplicateFlush | Opcode::Beacon | Opcode::Grant => 0,
     };
     if parts.cache_ids > cache_ids_max {
         return Err(WireError::CacheIdCount { opcode, found: parts.cache_ids });
@@ -101,20 +110,21 @@ fn check_range(header: &Header) -> Result<(), WireError> {
     let whole_blocks = offset.is_multiple_of(BLOCK_BYTES) && length.is_multiple_of(BLOCK_BYTES);
     let inside = length > 0 && offset.checked_add(length).is_some_and(|end| end <= EXTENT_BYTES);
     let fine = match header.opcode {
-        Opcode::Read | Opcode::Write => inside && whole_blocks && length <= FRAME_PAYLOAD_BYTES_MAX,
-        Opcode::Zero | Opcode::BlockStatus => inside && whole_blocks,
+        Opcode::Read | Opcode::Write | Opcode::Replicate => inside && whole_blocks && length <= FRAME_PAYLOAD_BYTES_MAX,
+        Opcode::Zero | Opcode::BlockStatus | Opcode::ReplicateZero => inside && whole_blocks,
         Opcode::WriteFragment => inside && length < BLOCK_BYTES && offset % BLOCK_BYTES + length <= BLOCK_BYTES,
         // An answer's range is its request's; what of it matters is held against the payload.
-        Opcode::ReadReply | Opcode::WriteReply | Opcode::BlockStatusReply => true,
+        Opcode::ReadReply | Opcode::WriteReply | Opcode::BlockStatusReply | Opcode::ReplicateReply => true,
         Opcode::Hello | Opcode::HelloReply | Opcode::Flush | Opcode::FlushReply => true,
+        Opcode::ReplicateFlush | Opcode::ReplicateFlushReply | Opcode::Beacon | Opcode::Grant => true,
     };
     if fine { Ok(()) } else { Err(WireError::Range { opcode: header.opcode, offset, length }) }
 }
 
 const fn flags_allowed(opcode: Opcode) -> Flags {
     match opcode {
-        Opcode::Write | Opcode::WriteFragment => Flags::DURABLE,
-        Opcode::Zero => Flags::DURABLE.with(Flags::TRIM),
+        Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => Flags::DURABLE,
+        Opcode::Zero | Opcode::ReplicateZero => Flags::DURABLE.with(Flags::TRIM),
         Opcode::ReadReply => Flags::ALL_ZERO,
         Opcode::Hello
         | Opcode::HelloReply
@@ -123,13 +133,20 @@ const fn flags_allowed(opcode: Opcode) -> Flags {
         | Opcode::Flush
         | Opcode::FlushReply
         | Opcode::BlockStatus
-        | Opcode::BlockStatusReply => Flags::NONE,
+        | Opcode::BlockStatusReply
+        | Opcode::ReplicateReply
+        | Opcode::ReplicateFlush
+        | Opcode::ReplicateFlushReply
+        | Opcode::Beacon
+        | Opcode::Grant => Flags::NONE,
     }
 }
 
 const fn is_request(opcode: Opcode) -> bool {
     match opcode {
         Opcode::Hello | Opcode::Read | Opcode::Write | Opcode::WriteFragment | Opcode::Zero | Opcode::Flush | Opcode::BlockStatus => true,
+        Opcode::Replicate | Opcode::ReplicateZero | Opcode::ReplicateFlush | Opcode::Beacon => true,
         Opcode::HelloReply | Opcode::ReadReply | Opcode::WriteReply | Opcode::FlushReply | Opcode::BlockStatusReply => false,
+        Opcode::ReplicateReply | Opcode::ReplicateFlushReply | Opcode::Grant => false,
     }
 }

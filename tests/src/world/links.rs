@@ -396,7 +396,7 @@ pub(super) fn payload_of(frame: &Frame) -> Option<Span> {
 fn class_of(head: &[u8]) -> BufferClass {
     match decode_head(head) {
         Ok(Some((decoded, _))) => match decoded.header().opcode {
-            Opcode::ReadReply | Opcode::BlockStatusReply => BufferClass::Replicate,
+            Opcode::ReadReply | Opcode::BlockStatusReply | Opcode::Replicate => BufferClass::Replicate,
             Opcode::Hello
             | Opcode::HelloReply
             | Opcode::Read
@@ -406,7 +406,13 @@ fn class_of(head: &[u8]) -> BufferClass {
             | Opcode::Zero
             | Opcode::Flush
             | Opcode::FlushReply
-            | Opcode::BlockStatus => BufferClass::Client,
+            | Opcode::BlockStatus
+            | Opcode::ReplicateZero
+            | Opcode::ReplicateReply
+            | Opcode::ReplicateFlush
+            | Opcode::ReplicateFlushReply
+            | Opcode::Beacon
+            | Opcode::Grant => BufferClass::Client,
         },
         Ok(None) | Err(_) => BufferClass::Client,
     }
