@@ -1,0 +1,124 @@
+//! The rules of two copies, at the edges that a reader asks about first. `sds-model` explores what they allow together.
+
+use sds_core::checksum::Checksum;
+use sds_core::id::{DeviceId, Epoch, Incarnation, ShardSequence, Version};
+use sds_core::map::{InSync, Lapsed, Member, ShardEntry};
+use sds_core::protocol::membership::{Change, Proposal, Refused, Registered, commit};
+use sds_core::protocol::settle::{Exhibit, Plan, Record, Side, settle, settle_joiner};
+
+fn member(device: u32, life: u64) -> Member {
+    Member { device: DeviceId::new(device), incarnation: Incarnation::new(life) }
+}
+
+fn entry(in_sync: InSync) -> ShardEntry {
+    ShardEntry { epoch: Epoch::new(3), in_sync, ..ShardEntry::default() }
+}
+
+fn decide(
+    entry: &ShardEntry,
+    proposer: Option<Member>,
+    change: Change,
+    lives: [u64; 2],
+    amnesic: [bool; 2],
+) -> Result<ShardEntry, Refused> {
+    let registered = |device: DeviceId| {
+        let at = device.get() as usize - 1;
+        Some(Registered { incarnation: Incarnation::new(lives[at]), amnesic: amnesic[at] })
+    };
+    commit(entry, &Proposal { base: entry.epoch, proposer, change }, registered, ShardSequence::new(100))
+}
+
+fn record(sequence: u64, checksum: u32) -> Record {
+    let version = Version { sequence: ShardSequence::new(sequence), epoch: Epoch::new(1) };
+    Record { version, checksum: Checksum::new(checksum) }
+}
+
+const SHRINK: Change = Change::Shrink { complete: ShardSequence::new(7) };
+
+#[test]
+fn a_member_goes_on_alone_above_every_used_sequence() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    let next = decide(&pair, Some(member(2, 1)), SHRINK, [1, 1], [false; 2]).expect("a member may");
+    assert_eq!(next.in_sync, InSync::sole(member(2, 1)));
+    assert_eq!(next.epoch, Epoch::new(4));
+    assert_eq!(next.first_sequence, ShardSequence::new(100));
+    assert_eq!(next.lapsed, Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(7) }));
+}
+
+#[test]
+fn who_restarted_may_not_go_on_alone() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    assert_eq!(decide(&pair, Some(member(1, 2)), SHRINK, [2, 1], [false; 2]), Err(Refused::NotInSync));
+}
+
+#[test]
+fn the_last_copy_is_not_dropped() {
+    let sole = entry(InSync::sole(member(1, 1)));
+    assert_eq!(
+        decide(&sole, Some(member(1, 1)), Change::Yield { complete: ShardSequence::new(0) }, [1, 1], [false; 2]),
+        Err(Refused::LastCopy)
+    );
+}
+
+#[test]
+fn a_proposal_from_another_epoch_is_refused() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    let proposal = Proposal { base: Epoch::new(2), proposer: Some(member(1, 1)), change: SHRINK };
+    assert_eq!(commit(&pair, &proposal, |_| None, ShardSequence::new(0)), Err(Refused::OtherEpoch));
+}
+
+#[test]
+fn the_set_is_formed_anew_only_when_all_have_restarted() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    assert_eq!(decide(&pair, None, Change::Reform, [2, 1], [false; 2]), Err(Refused::StillAlive));
+    let next = decide(&pair, None, Change::Reform, [2, 5], [false; 2]).expect("both have");
+    assert_eq!(next.in_sync, InSync::pair(member(1, 2), member(2, 5)));
+}
+
+#[test]
+fn who_has_forgotten_is_left_out_and_joins_complete_up_to_nothing() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    let next = decide(&pair, None, Change::Reform, [2, 2], [true, false]).expect("one remembers");
+    assert_eq!(next.in_sync, InSync::sole(member(2, 2)));
+    assert_eq!(decide(&pair, None, Change::Reform, [2, 2], [true, true]), Err(Refused::LastCopy));
+
+    let lapsed = Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(9) });
+    let sole = ShardEntry { lapsed, ..entry(InSync::sole(member(2, 1))) };
+    let joins = |amnesic| decide(&sole, None, Change::Join { joiner: member(1, 2) }, [2, 1], [amnesic, false]).expect("it may join").lapsed;
+    assert_eq!(joins(false), lapsed);
+    assert_eq!(joins(true), Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(0) }));
+}
+
+#[test]
+fn settling_takes_the_newest_record_wherever_its_bytes_lie() {
+    let (old, new) = (record(1, 10), record(2, 20));
+    let (log, short) = ([old, new], [old]);
+    let knows = Exhibit { records: &log, medium: Some(old.checksum), cache_lost: true };
+    let holds = Exhibit { records: &short, medium: Some(new.checksum), cache_lost: true };
+    assert_eq!(settle(&knows, &holds), Plan::Take { from: Side::Secondary, checksum: new.checksum, unrecorded: false });
+}
+
+#[test]
+fn a_cache_that_survived_settles_alone() {
+    let (old, new) = (record(1, 10), record(2, 20));
+    let (log, short) = ([old, new], [old]);
+    // In the middle of an overwrite: its bytes are those of no record.
+    let survivor = Exhibit { records: &log, medium: Some(Checksum::new(30)), cache_lost: false };
+    let lost = Exhibit { records: &short, medium: Some(old.checksum), cache_lost: true };
+    assert_eq!(settle(&survivor, &lost), Plan::Take { from: Side::Primary, checksum: Checksum::new(30), unrecorded: true });
+}
+
+#[test]
+fn bytes_that_no_healthy_history_leaves_are_quarantined() {
+    let log = [record(1, 10)];
+    let odd = |checksum| Exhibit { records: &log, medium: Some(Checksum::new(checksum)), cache_lost: false };
+    assert_eq!(settle(&odd(30), &odd(40)), Plan::Quarantine);
+}
+
+#[test]
+fn a_joiners_own_record_does_not_count() {
+    let in_sync = record(1, 10);
+    let log = [in_sync, record(2, 20)];
+    let joiner = Exhibit { records: &log, medium: Some(Checksum::new(20)), cache_lost: false };
+    assert!(settle_joiner(in_sync, &joiner));
+}
