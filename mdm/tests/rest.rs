@@ -96,6 +96,9 @@ fn pools_are_made_and_listed() {
     assert_eq!((made.status, &made.body["name"]), (201, &json!("fast")));
     is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(r#"{"name": "fast"}"#)), 409, "pool-exists", "fast");
     is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(r#"{"name": "x", "shards": 0}"#)), 400, "bad-shard-count", "65536");
+    is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(r#"{"name": "x", "copies": 3}"#)), 400, "bad-body", "1 or 2 copies");
+    is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(r#"{"name": "x", "copies": 2}"#)), 409, "copies-not-kept", "2 copies");
+    assert_eq!(made.body["copies"], 1);
     let pools = call(&mdm, "GET", "/api/v1/pools", None).body;
     let names: Vec<_> = pools["pools"].as_array().expect("a list").iter().map(|pool| pool["name"].clone()).collect();
     assert_eq!(names, ["default", "fast"]);

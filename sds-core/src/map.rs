@@ -7,6 +7,56 @@ use crate::id::{DeviceId, Epoch, Incarnation, PoolId, ShardId, ShardSequence};
 use crate::limits::IN_SYNC_MAX;
 use serde::{Deserialize, Serialize};
 
+/// How many copies of each of its shards a pool keeps; a number wherever it is stored, sent or typed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum Copies {
+    /// A lost device loses what was on it.
+    #[default]
+    One,
+    /// In two fault sets.
+    Two,
+}
+
+/// A number of copies that no pool can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a pool keeps 1 or 2 copies of its shards, not {0}")]
+pub struct CopiesError(pub u8);
+
+impl Copies {
+    /// The number.
+    #[must_use]
+    pub const fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
+impl TryFrom<u8> for Copies {
+    type Error = CopiesError;
+
+    fn try_from(count: u8) -> Result<Self, CopiesError> {
+        match count {
+            1 => Ok(Self::One),
+            2 => Ok(Self::Two),
+            other => Err(CopiesError(other)),
+        }
+    }
+}
+
+impl From<Copies> for u8 {
+    fn from(copies: Copies) -> Self {
+        match copies {
+            Copies::One => 1,
+            Copies::Two => 2,
+        }
+    }
+}
+
+const _: () = assert!(Copies::Two.count() == IN_SYNC_MAX);
+
 /// A device in the life of its SDS process that vouches for it (I6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Member {

@@ -106,6 +106,9 @@ pub(crate) enum PoolCommand {
         /// How many shards it is divided into.
         #[arg(long, default_value_t = sds_core::limits::SHARDS_PER_POOL_DEFAULT)]
         shards: u32,
+        /// How many copies of each shard it keeps, each in another fault set.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        copies: u8,
     },
     /// List all pools.
     List,

@@ -9,8 +9,8 @@ use serde_json::json;
 
 pub(crate) fn run(api: &Api, output: Output, command: &PoolCommand) -> Result<String, ApiError> {
     match command {
-        PoolCommand::Create { name, shards } => {
-            let made = api.post("/pools", &json!({"name": name, "shards": shards}), None)?;
+        PoolCommand::Create { name, shards, copies } => {
+            let made = api.post("/pools", &json!({"name": name, "shards": shards, "copies": copies}), None)?;
             Ok(match output {
                 Output::Json => json(&made),
                 Output::Table => format!("pool {name:?} is there; name it in the device sections of sds.toml: pool = {name:?}"),
@@ -28,7 +28,7 @@ pub(crate) fn run(api: &Api, output: Output, command: &PoolCommand) -> Result<St
 
 /// Pools as a table.
 pub(crate) fn list(pools: &[PoolStatus]) -> String {
-    let mut table = Table::new(&["POOL", ">DEVICES", ">RAW", ">USED", ">FREE", ">FULL", ">PROMISED", "SHARDS"]);
+    let mut table = Table::new(&["POOL", ">COPIES", ">DEVICES", ">RAW", ">USED", ">FREE", ">FULL", ">PROMISED", "SHARDS"]);
     for pool in pools {
         let shards = match (pool.shards.total, pool.shards.unavailable) {
             (0, _) => "placed with the first volume".to_owned(),
@@ -37,6 +37,7 @@ pub(crate) fn list(pools: &[PoolStatus]) -> String {
         };
         table.row([
             pool.name.clone(),
+            pool.copies.count().to_string(),
             pool.devices.to_string(),
             size(pool.raw_bytes),
             size(pool.used_bytes + pool.reclaimable_bytes),

@@ -4,6 +4,7 @@ use super::*;
 use sds_core::cluster::report::PoolStatus;
 use sds_core::cluster::{Change, Refusal};
 use sds_core::id::SystemId;
+use sds_core::map::Copies;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -122,7 +123,7 @@ impl Test {
 
     fn ask(&self, name: &str) -> tokio::task::JoinHandle<Result<ApiReply, NotLeading>> {
         let (api, name) = (self.api.clone(), name.to_owned());
-        tokio::spawn(async move { api.request(ApiRequest::CreatePool { name, shards: 8 }).await })
+        tokio::spawn(async move { api.request(ApiRequest::CreatePool { name, shards: 8, copies: Copies::One }).await })
     }
 
     async fn pools(&self) -> Result<Vec<PoolStatus>, NotLeading> {
@@ -177,7 +178,7 @@ fn who_loses_the_lead_answers_nobody_and_drops_everybody() {
         assert!(outgoing.recv().await.is_none(), "the connection is to be closed");
         assert_eq!(test.pools().await, Err(NotLeading));
         // What others commit meanwhile is known when it leads again.
-        test.commit_foreign(Change::CreatePool { name: "other".to_owned(), shards: 8 });
+        test.commit_foreign(Change::CreatePool { name: "other".to_owned(), shards: 8, copies: Copies::One });
         test.tell(LogEvent::Leadership(Leadership::Leader));
         while test.pools().await.is_err() {}
         let names: Vec<String> = test.pools().await.expect("answers").into_iter().map(|pool| pool.name).collect();
@@ -254,7 +255,7 @@ fn metadata_of_a_newer_member_stops_this_one() {
         let test = Test::leading().await;
         test.tell(LogEvent::Committed { index: LogIndex(test.index + 1), proposal: None, entry: vec![9, 0, 0] });
         let reason = test.running.await.expect("runs").expect_err("it cannot go on");
-        assert!(reason.contains("format 9 is newer"), "{reason}");
+        assert!(reason.contains("is of format 9"), "{reason}");
         let recovered = Recovered { snapshot: None, entries: vec![(LogIndex(1), vec![9])] };
         assert!(replay(&recovered).is_err());
     });

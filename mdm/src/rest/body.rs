@@ -4,8 +4,10 @@ use super::problem::Problem;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
+use sds_core::cluster::leader::ApiRequest;
 use sds_core::cluster::{CreateVolume, DEFAULT_POOL};
 use sds_core::limits::{SHARDS_PER_POOL_DEFAULT, STRIPE_UNIT_BYTES_DEFAULT, STRIPE_WIDTH_DEFAULT};
+use sds_core::map::Copies;
 use sds_core::unit::ByteCount;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +35,8 @@ struct PoolBody {
     name: String,
     #[serde(default = "default_shards")]
     shards: u32,
+    #[serde(default)]
+    copies: Copies,
 }
 
 fn default_pool() -> String {
@@ -73,9 +77,9 @@ pub(super) fn create_volume(bytes: &[u8], headers: &HeaderMap) -> Result<CreateV
     })
 }
 
-pub(super) fn create_pool(bytes: &[u8]) -> Result<(String, u32), Problem> {
-    let body: PoolBody = parse(bytes)?;
-    Ok((body.name, body.shards))
+pub(super) fn create_pool(bytes: &[u8]) -> Result<ApiRequest, Problem> {
+    let PoolBody { name, shards, copies } = parse(bytes)?;
+    Ok(ApiRequest::CreatePool { name, shards, copies })
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

@@ -73,7 +73,7 @@ async fn pools(State(api): State<Api>) -> Response {
 
 async fn create_pool(State(api): State<Api>, bytes: Result<Bytes, BytesRejection>) -> Response {
     match body::bytes(bytes).and_then(|bytes| body::create_pool(&bytes)) {
-        Ok((name, shards)) => ask(&api, ApiRequest::CreatePool { name, shards }).await,
+        Ok(request) => ask(&api, request).await,
         Err(problem) => problem.into_response(),
     }
 }

@@ -7,12 +7,13 @@
 use crate::codec::{self, CodecError};
 use crate::control::Capacity;
 use crate::id::{ClientId, DeviceId, DeviceUuid, SdsId, SdsUuid, SessionGeneration, ShardSequence, SystemId, Ticket, TreeId, VolumeId};
+use crate::map::Copies;
 use crate::unit::ByteCount;
 use crate::view::SessionMode;
 use serde::{Deserialize, Serialize};
 
 /// Version of an encoded command.
-pub const COMMAND_VERSION: u16 = 1;
+pub const COMMAND_VERSION: u16 = 2;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub enum Change {
         name: String,
         /// How many shards it will have.
         shards: u32,
+        /// How many copies of each.
+        copies: Copies,
     },
     /// Make a volume.
     CreateVolume(CreateVolume),
@@ -172,8 +175,8 @@ impl Command {
 /// Why a stored command or snapshot cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
-    /// Written by a newer program.
-    #[error("metadata of format {found} is newer than this program, which knows {known}; run the version that wrote it")]
+    /// Written by another version of this program.
+    #[error("this program knows metadata of format {known}, and this is of format {found}; run the version that wrote it")]
     Version {
         /// What the bytes say.
         found: u16,

@@ -35,6 +35,8 @@ pub use text::rfc3339;
 pub use view::Recipient;
 
 use crate::id::{DeviceId, DeviceUuid, MapVersion, PoolId, SdsId, SystemId, TreeId, VolumeId};
+use crate::limits::SHARDS_PER_POOL_DEFAULT;
+use crate::map::Copies;
 use state::{DeletedTree, Device, Pool, Server, State, Volume};
 
 /// Name of the pool that every system has.
@@ -76,7 +78,7 @@ impl Cluster {
         match change {
             Change::Initialise { system } => Ok(self.initialise(*system, events)),
             Change::RegisterSds(register) => self.register_sds(register, events),
-            Change::CreatePool { name, shards } => self.create_pool(name, *shards, events),
+            Change::CreatePool { name, shards, copies } => self.create_pool(name, *shards, *copies, events),
             Change::CreateVolume(create) => self.create_volume(now_ms, create, events),
             Change::DeleteVolume { name, orphans } => self.delete_volume(name, orphans, events),
             Change::OpenSession(open) => self.open_session(now_ms, open, events),
@@ -89,7 +91,7 @@ impl Cluster {
         if self.state.system.is_nil() && !system.is_nil() {
             self.state.system = system;
             self.next_version();
-            self.add_pool(DEFAULT_POOL, crate::limits::SHARDS_PER_POOL_DEFAULT, events);
+            self.add_pool(DEFAULT_POOL, SHARDS_PER_POOL_DEFAULT, Copies::One, events);
         }
         Outcome::Initialised { system: self.state.system }
     }

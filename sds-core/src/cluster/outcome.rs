@@ -145,7 +145,7 @@ pub enum Refusal {
     },
     /// The pool has promised too much already.
     #[error(
-        "size {size} is more than pool {pool:?} allows: {raw} bytes raw × {OVER_PROVISIONING_MAX} (thin), of which {provisioned} are \
+        "size {size} is more than pool {pool:?} allows: {raw} bytes raw ÷ {copies} (copies) × {OVER_PROVISIONING_MAX} (thin), of which {provisioned} are \
          promised to volumes; make it at most {room} bytes, delete volumes or add devices"
     )]
     OverProvisioned {
@@ -155,6 +155,8 @@ pub enum Refusal {
         pool: String,
         /// Its raw bytes.
         raw: ByteCount,
+        /// How many copies of each block it keeps.
+        copies: u8,
         /// Bytes of its volumes.
         provisioned: ByteCount,
         /// What a volume may have at most now.
@@ -182,6 +184,14 @@ pub enum Refusal {
     ShardCount {
         /// What was asked for.
         shards: u32,
+    },
+    /// Two copies, which data servers cannot keep yet.
+    #[error("pool {name:?} cannot keep {copies} copies: data servers of this version keep one; make it with 1")]
+    CopiesNotKept {
+        /// The pool.
+        name: String,
+        /// What was asked for.
+        copies: u8,
     },
     /// Somebody has the volume open.
     #[error("volume {name:?} is open by {holder} since {since}; close it there, or take it over by force")]

@@ -5,16 +5,19 @@ use super::state::{DeletedTree, Pool};
 use super::{Cluster, name};
 use crate::id::{DeviceId, Epoch, PoolId, SdsId, ShardSequence, TreeId};
 use crate::limits::{POOLS_MAX, SHARDS_PER_POOL_MAX};
-use crate::map::{InSync, Member, ShardEntry, ShardMap};
+use crate::map::{Copies, InSync, Member, ShardEntry, ShardMap};
 use crate::placement;
 use crate::unit::ByteCount;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Copies of each shard. One in this version; the planner and the map are made for two.
-const COPIES: usize = 1;
-
 impl Cluster {
-    pub(super) fn create_pool(&mut self, pool_name: &str, shards: u32, events: &mut Vec<Event>) -> Result<Outcome, Refusal> {
+    pub(super) fn create_pool(
+        &mut self,
+        pool_name: &str,
+        shards: u32,
+        copies: Copies,
+        events: &mut Vec<Event>,
+    ) -> Result<Outcome, Refusal> {
         name::check("pool", pool_name)?;
         if shards == 0 || shards > SHARDS_PER_POOL_MAX {
             return Err(Refusal::ShardCount { shards });
@@ -26,14 +29,14 @@ impl Cluster {
             return Err(Refusal::TooMany(Bound::Pools));
         }
         self.next_version();
-        Ok(Outcome::PoolCreated { pool: self.add_pool(pool_name, shards, events) })
+        Ok(Outcome::PoolCreated { pool: self.add_pool(pool_name, shards, copies, events) })
     }
 
-    pub(super) fn add_pool(&mut self, pool_name: &str, shards: u32, events: &mut Vec<Event>) -> PoolId {
+    pub(super) fn add_pool(&mut self, pool_name: &str, shards: u32, copies: Copies, events: &mut Vec<Event>) -> PoolId {
         self.state.issued.pool += 1;
         let id = PoolId::new(self.state.issued.pool);
         let map = ShardMap { pool: id, shards: Vec::new() };
-        self.state.pools.insert(id, Pool { name: pool_name.to_owned(), shards, map, changed: self.version() });
+        self.state.pools.insert(id, Pool { name: pool_name.to_owned(), shards, copies, map, changed: self.version() });
         events.push(Event::PoolCreated { pool: id, name: pool_name.to_owned() });
         id
     }
@@ -51,7 +54,7 @@ impl Cluster {
         })
     }
 
-    /// Devices that hold (or will hold) a pool's shards: those in its map, or if there is none yet,
+    /// Devices that hold (or will hold) a pool's shards, in sync or not: those in its map, or if there is none yet,
     /// those that serve now.
     #[must_use]
     pub fn pool_devices(&self, pool: PoolId) -> BTreeSet<DeviceId> {
@@ -59,7 +62,13 @@ impl Cluster {
         if placed.is_empty() {
             return self.state.devices.iter().filter(|(_, device)| device.pool == pool && device.open).map(|(id, _)| *id).collect();
         }
-        placed.iter().flat_map(|entry| entry.in_sync.members()).map(|member| member.device).collect()
+        placed.iter().flat_map(devices_of).collect()
+    }
+
+    /// Devices that receive a pool's writes: in sync or joining. Those that fell out free what is gone when they return.
+    pub(super) fn pool_writers(&self, pool: PoolId) -> BTreeSet<DeviceId> {
+        let placed = self.state.pools.get(&pool).map_or(&[][..], |pool| &pool.map.shards);
+        placed.iter().flat_map(|entry| entry.in_sync.members().iter().copied().chain(entry.joining)).map(|member| member.device).collect()
     }
 
     /// Bytes of a pool's devices.
@@ -96,8 +105,8 @@ impl Cluster {
         if targets.is_empty() {
             return Err(Refusal::PoolWithoutDevices { pool: record.name.clone() });
         }
-        let placed =
-            placement::place(&targets, record.shards, COPIES).map_err(|error| Refusal::Placement { pool: record.name.clone(), error })?;
+        let placed = placement::place(&targets, record.shards, record.copies.count())
+            .map_err(|error| Refusal::Placement { pool: record.name.clone(), error })?;
         Ok(placed.iter().map(|homes| self.first_epoch(homes)).collect())
     }
 
@@ -142,4 +151,10 @@ impl Cluster {
         }
         Ok(Outcome::TreesFreed)
     }
+}
+
+/// Every device a shard's entry names.
+fn devices_of(entry: &ShardEntry) -> impl Iterator<Item = DeviceId> + '_ {
+    let members = entry.in_sync.members().iter().copied().chain(entry.joining);
+    members.map(|member| member.device).chain(entry.lapsed.map(|lapsed| lapsed.device))
 }

@@ -4,6 +4,7 @@
 //! RFC 3339 in UTC, identities are UUIDs as text.
 
 use crate::control::FaultCounts;
+use crate::map::Copies;
 use serde::{Deserialize, Serialize};
 
 /// The whole system at a glance.
@@ -148,6 +149,8 @@ pub struct PoolStatus {
     pub id: u32,
     /// Its name.
     pub name: String,
+    /// How many copies of each shard it keeps.
+    pub copies: Copies,
     /// Devices that hold (or would hold) its shards.
     pub devices: u32,
     /// Their space.

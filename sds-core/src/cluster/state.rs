@@ -8,7 +8,7 @@ use crate::id::{
     ClientId, DeviceId, DeviceUuid, Incarnation, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration, ShardSequence, SystemId, Ticket,
     TreeId, VolumeId,
 };
-use crate::map::ShardMap;
+use crate::map::{Copies, ShardMap};
 use crate::stripe::Stripe;
 use crate::unit::ByteCount;
 use crate::view::SessionMode;
@@ -59,6 +59,8 @@ pub struct Pool {
     pub name: String,
     /// How many shards it has, once placed.
     pub shards: u32,
+    /// How many copies of each.
+    pub copies: Copies,
     /// Its shards; empty until its first volume is made.
     pub map: ShardMap,
     /// Version that changed the map last.

@@ -1,5 +1,7 @@
 //! Behaviour of the committed state, command by command, and over random histories.
 
+mod replication;
+
 use super::*;
 use crate::control::{Capacity, Opened};
 use crate::id::{ClientId, Epoch, Incarnation, SdsUuid, SessionGeneration, ShardSequence, Ticket};
@@ -246,7 +248,7 @@ fn wrong_registrations_are_refused_by_name() {
     unknown.devices[0].pool = "fast".to_owned();
     let refusal = test.register(unknown).expect_err("no such pool");
     assert_eq!(refusal.to_string(), r#"no pool is named "fast"; the pools are ["default"]"#);
-    test.apply(Change::CreatePool { name: "fast".to_owned(), shards: 8 }).expect("a pool");
+    test.apply(Change::CreatePool { name: "fast".to_owned(), shards: 8, copies: Copies::One }).expect("a pool");
     let mut changed = register(1, 101, vec![device(11)]);
     changed.devices[0].pool = "fast".to_owned();
     assert!(matches!(test.register(changed), Err(Refusal::DevicePool { .. })));
@@ -451,10 +453,10 @@ fn newer_formats_and_nonsense_are_refused() {
     let test = Test::with_volume();
     let mut bytes = test.cluster.encode().expect("small");
     assert_eq!(Cluster::decode(&bytes).expect("its own"), test.cluster);
-    bytes[0] = 2;
-    assert!(matches!(Cluster::decode(&bytes), Err(FormatError::Version { found: 2, known: 1 })));
+    bytes[0] = 3;
+    assert!(matches!(Cluster::decode(&bytes), Err(FormatError::Version { found: 3, known: 2 })));
     assert!(Cluster::decode(&[]).is_err());
-    assert!(Cluster::decode(&[1, 2, 3]).is_err());
+    assert!(Cluster::decode(&[2, 2, 3]).is_err());
     let command = Command { unix_ms: 9, change: Change::Initialise { system: SYSTEM } };
     let mut bytes = command.encode().expect("small");
     assert_eq!(Command::decode(&bytes).expect("its own"), command);
@@ -526,7 +528,7 @@ fn change() -> impl Strategy<Value = Change> {
         5 => opens,
         2 => closes,
         2 => freed,
-        1 => Just(Change::CreatePool { name: "fast".to_owned(), shards: 16 }),
+        1 => Just(Change::CreatePool { name: "fast".to_owned(), shards: 16, copies: Copies::One }),
     ]
 }
 

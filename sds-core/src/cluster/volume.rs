@@ -73,10 +73,19 @@ impl Cluster {
 
     fn check_room(&self, create: &CreateVolume, pool: PoolId) -> Result<(), Refusal> {
         let (raw, provisioned) = (self.pool_raw(pool), self.pool_provisioned(pool));
-        let room = raw.get().saturating_mul(OVER_PROVISIONING_MAX).saturating_sub(provisioned.get());
+        let copies = self.state.pools.get(&pool).map(|pool| pool.copies).unwrap_or_default();
+        let once = raw.get() / copies.count() as u64;
+        let room = once.saturating_mul(OVER_PROVISIONING_MAX).saturating_sub(provisioned.get());
         if create.size.get() > room {
             let room = ByteCount::new(room - room % u64::from(BLOCK_BYTES));
-            return Err(Refusal::OverProvisioned { size: create.size, pool: create.pool.clone(), raw, provisioned, room });
+            return Err(Refusal::OverProvisioned {
+                size: create.size,
+                pool: create.pool.clone(),
+                raw,
+                copies: copies.into(),
+                provisioned,
+                room,
+            });
         }
         Ok(())
     }
@@ -95,7 +104,7 @@ impl Cluster {
             return Err(Refusal::DeleteOpen { name: volume_name.to_owned(), holder, since });
         }
         let (tree, pool) = (volume.tree, volume.pool);
-        let pending = self.pool_devices(pool);
+        let pending = self.pool_writers(pool);
         if self.state.deleted_trees.len() >= DELETED_TREES_MAX {
             return Err(Refusal::TooMany(Bound::DeletedTrees));
         }

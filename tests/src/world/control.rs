@@ -7,6 +7,7 @@ use sds_core::cluster::leader::{ApiReply, ApiRequest, Effect, Input};
 use sds_core::codec;
 use sds_core::control::{MdmToClient, MdmToSds};
 use sds_core::machine::{LinkId, Token};
+use sds_core::map::Copies;
 use sds_core::replica::interface as replica;
 use sds_core::unit::{ByteCount, Nanos};
 use sds_core::volume::interface as volume;
@@ -289,7 +290,7 @@ impl World {
             return;
         }
         if !self.pool_made {
-            self.ask_operator(ApiRequest::CreatePool { name: POOL.to_owned(), shards: self.plan.shards });
+            self.ask_operator(ApiRequest::CreatePool { name: POOL.to_owned(), shards: self.plan.shards, copies: Copies::One });
             return;
         }
         // Shards are placed over the devices that are there at the first volume: wait for all.

@@ -3,13 +3,18 @@
 use super::{ApiReply, ApiRequest, Effect, Leader, Pending};
 use crate::cluster::{Change, Outcome, Refusal};
 use crate::machine::{Outbox, Token};
+use crate::map::Copies;
 
 impl Leader {
     pub(super) fn operator_asks(&mut self, token: Token, request: ApiRequest, out: &mut Outbox<Effect>) {
         let change = match request {
             ApiRequest::CreateVolume(create) => Change::CreateVolume(create),
             ApiRequest::DeleteVolume { name } => Change::DeleteVolume { orphans: self.orphans_of(&name), name },
-            ApiRequest::CreatePool { name, shards } => Change::CreatePool { name, shards },
+            ApiRequest::CreatePool { name, copies: copies @ Copies::Two, .. } if !self.options.replicates => {
+                let reply = ApiReply::Refused(Refusal::CopiesNotKept { name, copies: copies.into() });
+                return out.push(Effect::Answer { token, reply });
+            }
+            ApiRequest::CreatePool { name, shards, copies } => Change::CreatePool { name, shards, copies },
             ApiRequest::Volume { name } => {
                 let found = self.cluster.volume_by_name(&name).map(|(id, volume)| self.volume_status(id, volume));
                 let reply = found.map_or_else(|| ApiReply::Refused(Refusal::NoVolume { name }), ApiReply::Volume);

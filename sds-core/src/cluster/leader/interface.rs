@@ -5,6 +5,7 @@ use crate::cluster::{self, Command, CreateVolume, Refusal};
 use crate::control::{ClientToMdm, MdmToClient, MdmToSds, SdsToMdm};
 use crate::id::{MapVersion, SdsId, SystemId};
 use crate::machine::{LinkId, Token};
+use crate::map::Copies;
 use crate::unit::Nanos;
 
 /// Policy of a leader, and what it cannot know by itself.
@@ -20,6 +21,8 @@ pub struct LeaderOptions {
     pub client_silence: Nanos,
     /// How long an open waits for data servers to confirm.
     pub confirm_wait: Nanos,
+    /// Data servers keep two copies. Off until they do: a pool of two copies could not serve.
+    pub replicates: bool,
 }
 
 impl LeaderOptions {
@@ -32,6 +35,7 @@ impl LeaderOptions {
             sds_down_after: Nanos::from_millis(3_000),
             client_silence: Nanos::from_millis(60_000),
             confirm_wait: Nanos::from_millis(10_000),
+            replicates: false,
         }
     }
 }
@@ -86,6 +90,8 @@ pub enum ApiRequest {
         name: String,
         /// How many shards it will have.
         shards: u32,
+        /// How many copies of each.
+        copies: Copies,
     },
     /// Describe all pools.
     Pools,

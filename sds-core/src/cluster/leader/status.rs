@@ -147,6 +147,7 @@ impl Leader {
         PoolStatus {
             id: id.get(),
             name: pool.name.clone(),
+            copies: pool.copies,
             devices: u32::try_from(devices.len()).unwrap_or(u32::MAX),
             raw_bytes: raw,
             used_bytes: used,

@@ -7,6 +7,7 @@ use crate::control::{
     CONTROL_VERSION, Capacity, ClientToMdm, DeviceReport, DeviceState, FaultCounts, MdmToClient, MdmToSds, OpenError, SdsToMdm, VolumeLine,
 };
 use crate::id::{DeviceUuid, Incarnation, SdsUuid, ShardSequence, SystemId, Ticket};
+use crate::map::Copies;
 use crate::unit::ByteCount;
 use crate::view::SessionMode;
 
@@ -595,6 +596,15 @@ fn a_lost_proposal_is_answered() {
     }
     assert_eq!(test.opened(9, 1), Some(Err(OpenError::NotRecorded { name: "one".to_owned() })));
     assert_eq!(test.answers, [(5, ApiReply::Unknown)]);
+}
+
+#[test]
+fn a_pool_of_two_copies_is_refused_until_servers_keep_them() {
+    let mut test = Test::new();
+    let two = || ApiRequest::CreatePool { name: "pairs".to_owned(), shards: 8, copies: Copies::Two };
+    assert_eq!(test.api(two()), ApiReply::Refused(crate::cluster::Refusal::CopiesNotKept { name: "pairs".to_owned(), copies: 2 }));
+    test.leader.options.replicates = true;
+    assert!(matches!(test.api(two()), ApiReply::PoolCreated(pool) if pool.copies == Copies::Two));
 }
 
 #[test]
