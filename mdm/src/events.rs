@@ -39,6 +39,11 @@ fn log_cluster(event: &cluster::Event) {
             tracing::error!(%device, "device went back in time: its sequence ceiling is lower than it was");
         }
         cluster::Event::ShardsAdvanced { device, shards } => tracing::info!(%device, shards, "shards have a new epoch"),
+        cluster::Event::ShardsChanged { sds, shards } => tracing::info!(%sds, shards, "shards have a new configuration"),
+        cluster::Event::ShardsJoining { device, shards } => tracing::info!(%device, shards, "device joins shards it fell out of"),
+        cluster::Event::ProposalsRefused { sds, fault, shards, first: (pool, shard) } => {
+            tracing::warn!(%sds, %fault, shards, %pool, %shard, "proposals for shards were refused");
+        }
         cluster::Event::ShardsPlaced { pool, devices } => tracing::info!(%pool, devices, "shards of the pool placed"),
         cluster::Event::PoolCreated { pool, name } => tracing::info!(%pool, name, "pool created"),
         cluster::Event::VolumeCreated { volume, name } => tracing::info!(%volume, name, "volume created"),

@@ -7,9 +7,10 @@
 //! Invariant: nothing here is on the I/O path.
 
 use crate::id::{
-    ClientId, DeviceId, DeviceUuid, Epoch, Incarnation, MapVersion, SdsId, SdsUuid, SessionGeneration, ShardSequence, SystemId, Ticket,
-    TreeId, VolumeId,
+    ClientId, DeviceId, DeviceUuid, Epoch, Incarnation, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, ShardSequence,
+    SystemId, Ticket, TreeId, VolumeId,
 };
+use crate::protocol::membership::Proposal;
 use crate::unit::ByteCount;
 use crate::view::{SessionMode, ViewUpdate, VolumeView};
 use serde::{Deserialize, Serialize};
@@ -157,6 +158,13 @@ pub enum SdsToMdm {
         device: DeviceId,
         /// The trees, of those named by [`ViewUpdate::deleted_trees`].
         trees: Vec<TreeId>,
+    },
+    /// New configurations of shards, each asked for by a device of this server; at most
+    /// [`crate::limits::PROPOSALS_PER_MESSAGE_MAX`]. There is no answer but the next view: who does not know what became of one
+    /// looks at the shard's entry, or asks again. Goes after a `Heartbeat`, whose ceilings the new epochs begin above.
+    Propose {
+        /// Which shard of which pool, and what.
+        proposals: Vec<(PoolId, ShardId, Proposal)>,
     },
 }
 

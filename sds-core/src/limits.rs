@@ -62,6 +62,11 @@ pub const VOLUME_QUESTIONS_MAX: usize = 4096;
 pub const PAYLOAD_RETRIES_MAX: u8 = 3;
 /// Writes between two durable reservations of a device's sequence ceiling.
 pub const SEQUENCE_RESERVATION: u64 = 1 << 20;
+/// How far above the ceilings known to the MDM a new primary's sequences begin. The survivor may have reserved once more since
+/// it reported, and the old primary may have used as many beyond what the survivor got as it may have outstanding.
+pub const SEQUENCE_HEADROOM: u64 = 2 * SEQUENCE_RESERVATION;
+/// Most proposals of one control message: one for each shard of a pool.
+pub const PROPOSALS_PER_MESSAGE_MAX: usize = 65_536;
 
 const _: () = {
     assert!(FRAME_PAYLOAD_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
@@ -70,4 +75,6 @@ const _: () = {
     assert!(RECEIVE_IN_PLACE_BYTES <= FRAME_PAYLOAD_BYTES_MAX);
     assert!(STRIPE_UNIT_BYTES_DEFAULT * STRIPE_WIDTH_DEFAULT == EXTENT_BYTES, "a default stripe row is one extent long");
     assert!(SHARDS_PER_POOL_DEFAULT <= SHARDS_PER_POOL_MAX);
+    assert!(SEQUENCE_HEADROOM > SEQUENCE_RESERVATION + (REQUESTS_PER_CONNECTION_MAX * VOLUME_REQUESTS_MAX) as u64);
+    assert!(PROPOSALS_PER_MESSAGE_MAX >= SHARDS_PER_POOL_MAX as usize);
 };

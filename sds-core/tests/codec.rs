@@ -7,6 +7,7 @@ use sds_core::control::*;
 use sds_core::id::*;
 use sds_core::limits::*;
 use sds_core::map::{InSync, Lapsed, Member, ShardEntry, ShardMap};
+use sds_core::protocol::membership::{Change, Proposal};
 use sds_core::stripe::Stripe;
 use sds_core::unit::ByteCount;
 use sds_core::view::*;
@@ -31,6 +32,42 @@ fn register() -> SdsToMdm {
             recent_faults: vec!["volume 3 extent 1 block 2".to_owned()],
         }],
     }
+}
+
+fn proposals(count: usize) -> SdsToMdm {
+    let member = Member { device: DeviceId::new(u32::MAX), incarnation: Incarnation::new(u64::MAX) };
+    let change = Change::Shrink { complete: ShardSequence::new(u64::MAX) };
+    let proposal = Proposal { base: Epoch::new(u32::MAX), proposer: Some(member), change };
+    SdsToMdm::Propose { proposals: vec![(PoolId::new(u32::MAX), ShardId::new(u32::MAX), proposal); count] }
+}
+
+#[test]
+fn proposals_are_these_bytes() {
+    let member = Member { device: DeviceId::new(3), incarnation: Incarnation::new(4) };
+    let of = |change| Proposal { base: Epoch::new(2), proposer: Some(member), change };
+    let complete = ShardSequence::new(9);
+    let changes = [
+        (Change::Shrink { complete }, vec![0, 9]),
+        (Change::Yield { complete }, vec![1, 9]),
+        (Change::Grow, vec![2]),
+        (Change::Swap, vec![3]),
+        (Change::Join { joiner: member }, vec![4, 3, 4]),
+        (Change::Reform, vec![5]),
+    ];
+    for (change, tail) in changes {
+        let message = SdsToMdm::Propose { proposals: vec![(PoolId::new(7), ShardId::new(8), of(change))] };
+        // Kind of message, one proposal, pool, shard, epoch, there is a proposer: device and incarnation, then the change.
+        let bytes = [vec![6, 1, 7, 8, 2, 1, 3, 4], tail].concat();
+        assert_eq!(encode(&message).unwrap(), bytes);
+        assert_eq!(decode::<SdsToMdm>(&bytes).unwrap(), message);
+    }
+}
+
+#[test]
+fn the_most_proposals_fit_what_the_control_port_reads_from_a_server() {
+    let bytes = encode(&proposals(PROPOSALS_PER_MESSAGE_MAX)).unwrap();
+    assert!(bytes.len() < 4 << 20, "{}", bytes.len());
+    assert_eq!(decode::<SdsToMdm>(&bytes).unwrap(), proposals(PROPOSALS_PER_MESSAGE_MAX));
 }
 
 fn largest_view() -> ViewUpdate {

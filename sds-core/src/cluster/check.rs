@@ -3,6 +3,7 @@
 use super::Cluster;
 use super::state::{State, Volume};
 use crate::limits::{SESSIONS_PER_VOLUME_MAX, VOLUME_BYTES_MAX};
+use crate::map::{Copies, ShardEntry};
 use crate::stripe::Stripe;
 use crate::view::SessionMode;
 use std::collections::BTreeSet;
@@ -38,13 +39,30 @@ fn shards(state: &State) -> Option<&'static str> {
                 if device.pool != *id {
                     return Some("a shard is on a device of another pool");
                 }
-                if device.incarnation != member.incarnation {
-                    return Some("I6: a member is not of the life in which its device opened last");
+                if device.incarnation < member.incarnation {
+                    return Some("I6: a member is of a life in which its device never opened");
                 }
+            }
+            if let Some(fault) = copies(pool.copies, entry) {
+                return Some(fault);
             }
         }
     }
     None
+}
+
+fn copies(copies: Copies, entry: &ShardEntry) -> Option<&'static str> {
+    let members = entry.in_sync.members();
+    if members.len() > copies.count() || (copies == Copies::One && (entry.joining.is_some() || entry.lapsed.is_some())) {
+        return Some("a shard has more copies than its pool keeps");
+    }
+    if let [primary, secondary] = members
+        && (primary.device == secondary.device || entry.joining.is_some())
+    {
+        return Some("a shard's copies are on one device, or more than there may be");
+    }
+    let joins_itself = entry.joining.is_some_and(|joining| members.iter().any(|member| member.device == joining.device));
+    joins_itself.then_some("a device joins a shard that it holds")
 }
 
 fn devices(state: &State) -> Option<&'static str> {

@@ -6,8 +6,11 @@
 
 use crate::codec::{self, CodecError};
 use crate::control::Capacity;
-use crate::id::{ClientId, DeviceId, DeviceUuid, SdsId, SdsUuid, SessionGeneration, ShardSequence, SystemId, Ticket, TreeId, VolumeId};
+use crate::id::{
+    ClientId, DeviceId, DeviceUuid, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, ShardSequence, SystemId, Ticket, TreeId, VolumeId,
+};
 use crate::map::Copies;
+use crate::protocol::membership::Proposal;
 use crate::unit::ByteCount;
 use crate::view::SessionMode;
 use serde::{Deserialize, Serialize};
@@ -72,6 +75,15 @@ pub enum Change {
         device: DeviceId,
         /// The trees.
         trees: Vec<TreeId>,
+    },
+    /// New configurations of shards; each is decided alone.
+    Propose {
+        /// Who asks; must own the proposing devices.
+        sds: SdsId,
+        /// The newest ceilings heard of the devices concerned: no sequence at or above has been used there.
+        ceilings: Vec<(DeviceId, ShardSequence)>,
+        /// Which shard of which pool, and what.
+        proposals: Vec<(PoolId, ShardId, Proposal)>,
     },
 }
 

@@ -17,8 +17,10 @@ pub mod report;
 pub mod state;
 
 mod check;
+mod membership;
 mod name;
 mod pool;
+mod propose;
 mod register;
 mod session;
 mod snapshot;
@@ -30,7 +32,7 @@ mod volume;
 mod tests;
 
 pub use command::{Change, Command, CreateVolume, FormatError, OpenSession, RegisterDevice, RegisterSds};
-pub use outcome::{Bound, Event, NameFault, Outcome, Refusal};
+pub use outcome::{Bound, Event, NameFault, Outcome, ProposalFault, Refusal};
 pub use text::rfc3339;
 pub use view::Recipient;
 
@@ -83,6 +85,7 @@ impl Cluster {
             Change::DeleteVolume { name, orphans } => self.delete_volume(name, orphans, events),
             Change::OpenSession(open) => self.open_session(now_ms, open, events),
             Change::CloseSession { volume, client, generation } => Ok(self.close_session(*volume, *client, *generation, events)),
+            Change::Propose { sds, ceilings, proposals } => Ok(self.propose(*sds, ceilings, proposals, events)),
             Change::TreesFreed { sds, device, trees } => self.trees_freed(*sds, *device, trees, events),
         }
     }

@@ -4,12 +4,13 @@
 //! nothing.
 
 use crate::control::Opened;
-use crate::id::{DeviceId, DeviceUuid, Incarnation, PoolId, SdsId, SdsUuid, SessionGeneration, SystemId, TreeId, VolumeId};
+use crate::id::{DeviceId, DeviceUuid, Incarnation, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, SystemId, TreeId, VolumeId};
 use crate::limits::{
     DELETED_TREES_MAX, DEVICES_MAX, DEVICES_PER_SDS_MAX, NAME_BYTES_MAX, OVER_PROVISIONING_MAX, POOLS_MAX, SDS_ADDRESSES_MAX, SDS_MAX,
     SESSIONS_PER_VOLUME_MAX, SHARDS_PER_POOL_MAX, TEXT_BYTES_MAX, VOLUME_BYTES_MAX, VOLUMES_MAX,
 };
 use crate::placement::PlacementError;
+use crate::protocol::membership::Refused;
 use crate::stripe::StripeError;
 use crate::unit::ByteCount;
 
@@ -55,6 +56,13 @@ pub enum Outcome {
     SessionClosed,
     /// Noted.
     TreesFreed,
+    /// Decided, shard by shard.
+    Proposed {
+        /// How many were committed.
+        committed: u32,
+        /// How many were refused.
+        refused: u32,
+    },
 }
 
 /// What is wrong with a name.
@@ -72,6 +80,20 @@ pub enum NameFault {
     /// A character that is not allowed.
     #[error("has the character {0:?}; use letters, digits, '.', '_' and '-'")]
     Character(char),
+}
+
+/// Why a proposal for a shard is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposalFault {
+    /// No such pool or shard.
+    #[error("there is no such shard")]
+    NoShard,
+    /// The proposing device is not open at this server in the life it names.
+    #[error("the proposing device does not serve there in that life")]
+    NotOwner,
+    /// The rules do not allow it.
+    #[error("the rules do not allow it: {0:?}")]
+    Rule(Refused),
 }
 
 /// Why a command is refused.
@@ -381,6 +403,31 @@ pub enum Event {
         device: DeviceId,
         /// How many shards.
         shards: u32,
+    },
+    /// A server's proposals for shards were committed.
+    ShardsChanged {
+        /// Who asked.
+        sds: SdsId,
+        /// How many shards.
+        shards: u32,
+    },
+    /// A device that fell out of shards joins them again.
+    ShardsJoining {
+        /// Its id.
+        device: DeviceId,
+        /// How many shards.
+        shards: u32,
+    },
+    /// Proposals for shards were refused.
+    ProposalsRefused {
+        /// Who asked.
+        sds: SdsId,
+        /// Why.
+        fault: ProposalFault,
+        /// How many for this reason.
+        shards: u32,
+        /// The first of them.
+        first: (PoolId, ShardId),
     },
     /// A pool's shards were placed.
     ShardsPlaced {

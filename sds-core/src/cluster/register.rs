@@ -1,15 +1,16 @@
 //! A data server's process announces itself: its life, its devices, and the new epochs of their shards.
 //!
-//! Invariants: one process life has one incarnation (I6); every shard of a device that opened in
-//! another life, or opened again, gets its next epoch in the same command (I1), with a first sequence
-//! above everything the device can have used; a device that failed keeps its shards.
+//! Invariants: one process life has one incarnation (I6); every shard whose members have all opened in
+//! another life gets its next epoch in the same command (I1), with a first sequence above everything they can have used,
+//! and so does one of a single member that opened again; of two members, the one that lives on asks for a shard
+//! without the other; a device joins the shards it fell out of; a device that failed keeps its shards.
 
+use super::membership::Known;
 use super::outcome::{Bound, Event, Outcome, Refusal};
-use super::state::{Device, Server};
+use super::state::{Device, Server, State};
 use super::{Cluster, RegisterDevice, RegisterSds, name};
-use crate::id::{DeviceId, DeviceUuid, Epoch, Incarnation, PoolId, SdsId, ShardSequence};
+use crate::id::{DeviceId, DeviceUuid, Incarnation, PoolId, SdsId};
 use crate::limits::{DEVICES_MAX, DEVICES_PER_SDS_MAX, SDS_ADDRESSES_MAX, SDS_MAX};
-use crate::map::{InSync, Member, ShardEntry};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a registration has done so far.
@@ -17,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 struct Done {
     /// Others see a change of the servers or devices.
     visible: bool,
-    /// Devices that opened in this life, with their ceilings.
-    opened: BTreeMap<DeviceId, (Member, ShardSequence)>,
+    /// Devices that opened in this life, or opened again.
+    opened: BTreeSet<DeviceId>,
     /// Servers that lost a device to this one.
     robbed: BTreeSet<SdsId>,
 }
@@ -38,7 +39,7 @@ impl Cluster {
         }
         self.close_missing(sds, register, events);
         self.retire_emptied(&mut done, events);
-        let advanced = self.advance_shards(&done.opened, events);
+        let advanced = self.advance_shards(sds, &done.opened, events);
         if done.visible || !advanced.is_empty() {
             let version = self.next_version();
             if done.visible {
@@ -210,7 +211,7 @@ impl Cluster {
             sequence_ceiling: ceiling,
         };
         if opens {
-            done.opened.insert(id, (Member { device: id, incarnation }, ceiling));
+            done.opened.insert(id);
         }
         self.state.devices.insert(id, record);
         done.visible |= known.is_none() || moved_from.is_some();
@@ -240,33 +241,30 @@ impl Cluster {
         }
     }
 
-    /// Gives every shard of the devices that opened its next epoch. Returns the pools touched.
-    fn advance_shards(&mut self, opened: &BTreeMap<DeviceId, (Member, ShardSequence)>, events: &mut Vec<Event>) -> BTreeSet<PoolId> {
+    /// Gives every shard its next epoch whose members have all opened in newer lives, and lets the server's devices join the
+    /// shards they fell out of. Returns the pools touched.
+    fn advance_shards(&mut self, sds: SdsId, opened: &BTreeSet<DeviceId>, events: &mut Vec<Event>) -> BTreeSet<PoolId> {
+        let State { pools, devices, servers, .. } = &mut self.state;
+        let known = Known { devices, servers };
+        let is_ours = |device: DeviceId| known.devices.get(&device).is_some_and(|device| device.sds == sds);
         let mut touched = BTreeSet::new();
-        if opened.is_empty() {
-            return touched;
-        }
-        let mut counts: BTreeMap<DeviceId, u32> = BTreeMap::new();
-        for (id, pool) in &mut self.state.pools {
+        let mut advanced: BTreeMap<DeviceId, u32> = BTreeMap::new();
+        let mut joining: BTreeMap<DeviceId, u32> = BTreeMap::new();
+        for (id, pool) in pools {
             for entry in &mut pool.map.shards {
-                let Some(device) = advance(entry, opened) else { continue };
-                *counts.entry(device).or_default() += 1;
-                touched.insert(*id);
+                let reformed = known.reform(entry, |device| opened.contains(&device));
+                // One that has forgotten falls out when the shard is formed again, wherever it is.
+                let returns = reformed.is_some() || entry.lapsed.is_some_and(|lapsed| is_ours(lapsed.device));
+                let joiner = if returns { known.rejoin(entry) } else { None };
+                reformed.into_iter().for_each(|device| *advanced.entry(device).or_default() += 1);
+                joiner.into_iter().for_each(|device| *joining.entry(device).or_default() += 1);
+                if reformed.is_some() || joiner.is_some() {
+                    touched.insert(*id);
+                }
             }
         }
-        events.extend(counts.into_iter().map(|(device, shards)| Event::ShardsAdvanced { device, shards }));
+        events.extend(advanced.into_iter().map(|(device, shards)| Event::ShardsAdvanced { device, shards }));
+        events.extend(joining.into_iter().map(|(device, shards)| Event::ShardsJoining { device, shards }));
         touched
     }
-}
-
-/// A shard whose only member opened in a new life: next epoch, above every sequence it can have used.
-fn advance(entry: &mut ShardEntry, opened: &BTreeMap<DeviceId, (Member, ShardSequence)>) -> Option<DeviceId> {
-    let primary = entry.in_sync.primary()?;
-    let (member, ceiling) = opened.get(&primary.device)?;
-    assert!(entry.in_sync.members().len() == 1, "I8: with two copies a restarted member settles before it counts; not in this version");
-    assert!(primary.incarnation <= member.incarnation, "I6: incarnations only rise");
-    entry.epoch.advance_to(Epoch::new(entry.epoch.get() + 1));
-    entry.in_sync = InSync::sole(*member);
-    entry.first_sequence = entry.first_sequence.max(*ceiling);
-    Some(member.device)
 }

@@ -5,6 +5,7 @@
 
 use crate::id::{DeviceId, Epoch, Incarnation, ShardSequence};
 use crate::map::{InSync, Lapsed, Member, ShardEntry};
+use serde::{Deserialize, Serialize};
 
 /// What a replica knows of itself before it asks for a set without the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl Standing {
 }
 
 /// A change of a shard's configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Change {
     /// The proposer goes on without the other member. If that was the primary, this is the failover.
     Shrink {
@@ -51,7 +52,7 @@ pub enum Change {
 }
 
 /// A proposal to the MDM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Proposal {
     /// Epoch it starts from.
     pub base: Epoch,

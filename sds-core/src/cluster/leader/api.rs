@@ -46,7 +46,8 @@ impl Leader {
                 | Outcome::Registered { .. }
                 | Outcome::SessionOpened(_)
                 | Outcome::SessionClosed
-                | Outcome::TreesFreed),
+                | Outcome::TreesFreed
+                | Outcome::Proposed { .. }),
             ) => unreachable!("an operator's command was answered with {other:?}"),
             Err(refusal) => ApiReply::Refused(refusal),
         }

@@ -6,9 +6,10 @@
 use super::{Effect, Event, Leader, Party, Pending};
 use crate::cluster::{Change, Outcome, Refusal, RegisterDevice, RegisterSds};
 use crate::control::{CONTROL_VERSION, DeviceReport, DeviceState, MdmToSds, SdsToMdm};
-use crate::id::{DeviceId, DeviceUuid, MapVersion, SdsId, SdsUuid, TreeId};
-use crate::limits::{DEVICES_PER_SDS_MAX, TEXT_BYTES_MAX};
+use crate::id::{DeviceId, DeviceUuid, MapVersion, PoolId, SdsId, SdsUuid, ShardId, ShardSequence, TreeId};
+use crate::limits::{DEVICES_PER_SDS_MAX, PROPOSALS_PER_MESSAGE_MAX, TEXT_BYTES_MAX};
 use crate::machine::{LinkId, Outbox};
+use crate::protocol::membership::Proposal;
 use crate::unit::Nanos;
 use std::collections::BTreeSet;
 
@@ -102,6 +103,7 @@ impl Leader {
                 }
             }
             SdsToMdm::TreesFreed { device, trees } => self.trees_freed(link, device, trees, out),
+            SdsToMdm::Propose { proposals } => self.shards_proposed(link, proposals, out),
         }
     }
 
@@ -308,6 +310,34 @@ impl Leader {
             // If there is no room for the proposal, the server will say it again.
             let _ = self.propose(Change::TreesFreed { sds, device, trees }, Pending::Nothing, out);
         }
+    }
+
+    /// A server asks for new configurations of shards. What it may ask for is decided when the command is applied.
+    fn shards_proposed(&mut self, link: LinkId, proposals: Vec<(PoolId, ShardId, Proposal)>, out: &mut Outbox<Effect>) {
+        let Some(Party::Sds(server)) = self.links.get(&link) else {
+            return self.refuse_sds(link, "its first message is not Register".to_owned(), out);
+        };
+        if proposals.len() > PROPOSALS_PER_MESSAGE_MAX {
+            let reason = format!("it sent {} proposals at once, and {PROPOSALS_PER_MESSAGE_MAX} are allowed", proposals.len());
+            return self.refuse_sds(link, reason, out);
+        }
+        // Before its registration is committed it has no incarnation to ask in.
+        let Some(sds) = server.sds.filter(|_| !proposals.is_empty()) else { return };
+        let ceilings = self.ceilings_of(&proposals);
+        // If there is no room for the proposal, the server will say it again.
+        let _ = self.propose(Change::Propose { sds, ceilings, proposals }, Pending::Nothing, out);
+    }
+
+    /// What the devices of these shards have said since they registered.
+    fn ceilings_of(&self, proposals: &[(PoolId, ShardId, Proposal)]) -> Vec<(DeviceId, ShardSequence)> {
+        let entries = proposals.iter().filter_map(|(pool, shard, _)| self.cluster.pool(*pool)?.map.entry(*shard));
+        let devices: BTreeSet<DeviceId> = entries.flat_map(|entry| entry.in_sync.members()).map(|member| member.device).collect();
+        let heard = |id: DeviceId| {
+            let device = self.cluster.device(id)?;
+            let report = self.nodes.get(&device.sds)?.devices.iter().find(|report| report.uuid == device.uuid)?;
+            (report.sequence_ceiling > device.sequence_ceiling).then_some((id, report.sequence_ceiling))
+        };
+        devices.into_iter().filter_map(heard).collect()
     }
 
     /// The node behind a link whose registration is committed.

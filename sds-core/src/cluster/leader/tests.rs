@@ -6,8 +6,10 @@ use crate::cluster::report::{DeviceStateStatus, SdsState, SystemStatus};
 use crate::control::{
     CONTROL_VERSION, Capacity, ClientToMdm, DeviceReport, DeviceState, FaultCounts, MdmToClient, MdmToSds, OpenError, SdsToMdm, VolumeLine,
 };
-use crate::id::{DeviceUuid, Incarnation, SdsUuid, ShardSequence, SystemId, Ticket};
-use crate::map::Copies;
+use crate::id::{DeviceUuid, Incarnation, PoolId, SdsUuid, ShardId, ShardSequence, SystemId, Ticket};
+use crate::limits::PROPOSALS_PER_MESSAGE_MAX;
+use crate::map::{Copies, ShardEntry};
+use crate::protocol::membership::Proposal;
 use crate::unit::ByteCount;
 use crate::view::SessionMode;
 
@@ -605,6 +607,96 @@ fn a_pool_of_two_copies_is_refused_until_servers_keep_them() {
     assert_eq!(test.api(two()), ApiReply::Refused(crate::cluster::Refusal::CopiesNotKept { name: "pairs".to_owned(), copies: 2 }));
     test.leader.options.replicates = true;
     assert!(matches!(test.api(two()), ApiReply::PoolCreated(pool) if pool.copies == Copies::Two));
+}
+
+/// Two servers on links 1 and 2 with a pool of two copies, 8 shards and a volume "one".
+fn with_pairs() -> Test {
+    let mut test = Test::start(Cluster::new());
+    test.leader.options.replicates = true;
+    test.pass(10_000);
+    let pool = ApiRequest::CreatePool { name: "pairs".to_owned(), shards: 8, copies: Copies::Two };
+    assert!(matches!(test.api(pool), ApiReply::PoolCreated(_)));
+    (1..=2).for_each(|sds| test.register(sds, u128::from(sds), 7, vec![paired(sds, DeviceState::Open)]));
+    let ApiRequest::CreateVolume(volume) = create("one") else { unreachable!("it creates a volume") };
+    let reply = test.api(ApiRequest::CreateVolume(CreateVolume { pool: "pairs".to_owned(), ..volume }));
+    assert!(matches!(reply, ApiReply::VolumeCreated { new: true, .. }), "{reply:?}");
+    test
+}
+
+fn paired(uuid: u64, state: DeviceState) -> DeviceReport {
+    DeviceReport { pool: "pairs".to_owned(), ..device(uuid, state) }
+}
+
+impl Test {
+    fn pairs(&self) -> (PoolId, Vec<ShardEntry>) {
+        let (id, pool) = self.leader.cluster().pool_by_name("pairs").expect("there");
+        (id, pool.map.shards.clone())
+    }
+
+    /// The device of this link asks for every shard without the other.
+    fn shrink_all(&mut self, link: u64) {
+        let (pool, shards) = self.pairs();
+        let change = crate::protocol::membership::Change::Shrink { complete: ShardSequence::new(1) };
+        let own = |entry: &ShardEntry| entry.in_sync.members().iter().copied().find(|member| u64::from(member.device.get()) == link);
+        let proposals = shards
+            .iter()
+            .zip(0..)
+            .map(|(entry, shard)| (pool, ShardId::new(shard), Proposal { base: entry.epoch, proposer: own(entry), change }));
+        self.sds(link, SdsToMdm::Propose { proposals: proposals.collect() });
+    }
+}
+
+#[test]
+fn a_server_goes_on_alone_with_all_its_shards_in_one_entry_of_the_log() {
+    let mut test = with_pairs();
+    let mut report = paired(2, DeviceState::Open);
+    report.sequence_ceiling = ShardSequence::new(12_345);
+    test.sds(2, SdsToMdm::Heartbeat { loop_turns: 1, oldest_disk_request_ms: 0, devices: vec![report] });
+    let version = test.leader.cluster().version();
+    let before = test.pairs().1;
+    test.shrink_all(2);
+    assert_eq!(test.leader.cluster().version().get(), version.get() + 1);
+    for (now, then) in test.pairs().1.iter().zip(&before) {
+        assert_eq!(now.in_sync.members().iter().map(|member| member.device.get()).collect::<Vec<_>>(), [2]);
+        let takes_over = now.in_sync.primary() != then.in_sync.primary();
+        let first = if takes_over { 12_345 + crate::limits::SEQUENCE_HEADROOM } else { 12_345 };
+        assert_eq!(now.first_sequence.get(), first, "above what it has said since it registered");
+    }
+    assert!(matches!(test.to_sds.last(), Some((_, MdmToSds::View(view))) if view.pools.len() == 1));
+}
+
+#[test]
+fn proposals_of_others_and_too_many_are_refused() {
+    let mut test = with_pairs();
+    let before = test.pairs().1;
+    let (pool, shards) = test.pairs();
+    let change = crate::protocol::membership::Change::Shrink { complete: ShardSequence::new(1) };
+    let proposer = shards[0].in_sync.members().iter().copied().find(|member| member.device.get() == 2);
+    let proposal = (pool, ShardId::new(0), Proposal { base: shards[0].epoch, proposer, change });
+    test.sds(1, SdsToMdm::Propose { proposals: vec![proposal] });
+    let refused = |event: &Event| matches!(event, Event::Cluster(crate::cluster::Event::ProposalsRefused { .. }));
+    assert!(test.events.iter().any(refused));
+    assert_eq!(test.pairs().1, before);
+    test.sds(1, SdsToMdm::Propose { proposals: vec![proposal; PROPOSALS_PER_MESSAGE_MAX + 1] });
+    assert!(test.refused(1).expect("refused").contains("65536 are allowed"));
+    test.sds(9, SdsToMdm::Propose { proposals: vec![proposal] });
+    assert!(test.refused(9).expect("refused").contains("not Register"));
+}
+
+#[test]
+fn an_open_waits_for_every_primary_and_for_one_that_takes_over() {
+    let mut test = with_pairs();
+    test.hello(9, 9);
+    test.open(9, 1, false);
+    test.confirm(1);
+    assert_eq!(test.opened(9, 1), None, "both are primaries");
+    test.shrink_all(1);
+    assert!(test.opened(9, 1).expect("answered").is_ok(), "the other is none any more");
+    test.unlink(2);
+    test.open(9, 2, true);
+    assert_eq!(test.opened(9, 2), None);
+    test.confirm(1);
+    assert!(test.opened(9, 2).expect("answered").is_ok());
 }
 
 #[test]

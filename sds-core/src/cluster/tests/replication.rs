@@ -1,7 +1,11 @@
 //! Pools of two copies: where the copies go, what is committed for their shards, and over random histories.
 
 use super::*;
+use crate::id::ShardId;
+use crate::limits::{SEQUENCE_HEADROOM, SEQUENCE_RESERVATION};
+use crate::map::{Lapsed, Member, ShardEntry};
 use crate::placement::PlacementError;
+use crate::protocol::membership::{Change as Rule, Proposal, Refused};
 use std::collections::BTreeSet;
 
 pub(super) const PAIRS: &str = "pairs";
@@ -28,7 +32,7 @@ impl Test {
         test
     }
 
-    fn entries(&self) -> Vec<crate::map::ShardEntry> {
+    fn entries(&self) -> Vec<ShardEntry> {
         self.cluster.pool_by_name(PAIRS).expect("there").1.map.shards.clone()
     }
 }
@@ -68,4 +72,327 @@ fn two_copies_halve_the_room() {
         other => panic!("{other:?}"),
     }
     test.create(volume(15 * GIB)).expect("what it said would fit");
+}
+
+impl Test {
+    fn entry(&self, shard: u32) -> ShardEntry {
+        self.entries()[shard as usize]
+    }
+
+    /// A shard of which this device is the secondary.
+    fn shard_with_secondary(&self, device: u32) -> u32 {
+        let is = |entry: &ShardEntry| entry.in_sync.members()[1].device == DeviceId::new(device);
+        u32::try_from(self.entries().iter().position(is).expect("one of them")).expect("few")
+    }
+
+    fn pool_id(&self) -> PoolId {
+        self.cluster.pool_by_name(PAIRS).expect("there").0
+    }
+
+    /// The server of the proposing device asks.
+    fn ask(&mut self, shard: u32, proposer: Member, change: Rule) -> Result<(), ProposalFault> {
+        let base = self.entry(shard).epoch;
+        let proposal = Proposal { base, proposer: Some(proposer), change };
+        self.ask_all(SdsId::new(proposer.device.get()), vec![(self.pool_id(), ShardId::new(shard), proposal)])
+    }
+
+    fn ask_all(&mut self, sds: SdsId, proposals: Vec<(PoolId, ShardId, Proposal)>) -> Result<(), ProposalFault> {
+        self.apply(Change::Propose { sds, ceilings: Vec::new(), proposals }).expect("never refused as a whole");
+        let refused = self.events.iter().find_map(|event| match event {
+            Event::ProposalsRefused { fault, .. } => Some(*fault),
+            _ => None,
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// The server comes back in another life.
+    fn restart(&mut self, device: u32, life: u128) {
+        let sds = u128::from(device);
+        self.register(register(sds, life, vec![paired(10 + sds)])).expect("registers");
+    }
+
+    fn member(&self, device: u32) -> Member {
+        let device = DeviceId::new(device);
+        Member { device, incarnation: self.cluster.device(device).expect("known").incarnation }
+    }
+}
+
+fn shrink(complete: u64) -> Rule {
+    Rule::Shrink { complete: ShardSequence::new(complete) }
+}
+
+#[test]
+fn a_restarted_member_changes_nothing_until_the_other_asks_and_then_joins_at_once() {
+    let mut test = Test::pairs_with_volume(3);
+    let shard = test.shard_with_secondary(2);
+    let before = test.entries();
+    test.restart(2, 101);
+    assert_eq!(test.entries(), before, "the one that lives on asks");
+    let [primary, secondary] = *before[shard as usize].in_sync.members() else { panic!("two copies") };
+    // The one that restarted may not ask: it is another life than the entry's.
+    assert_eq!(test.ask(shard, secondary, shrink(0)), Err(ProposalFault::NotOwner));
+    assert_eq!(test.ask(shard, test.member(2), shrink(0)), Err(ProposalFault::Rule(Refused::NotInSync)));
+    let version = test.cluster.version();
+    test.ask(shard, primary, shrink(7)).expect("committed");
+    let entry = test.entry(shard);
+    assert_eq!(entry.in_sync.members(), [primary]);
+    assert_eq!(entry.lapsed, Some(Lapsed { device: DeviceId::new(2), complete: ShardSequence::new(7) }));
+    assert_eq!(entry.joining, Some(test.member(2)), "it is there already");
+    assert_eq!(entry.epoch, Epoch::new(3), "two configurations in one command");
+    assert_eq!(test.cluster.version().get(), version.get() + 1);
+    test.ask(shard, primary, Rule::Grow).expect("committed");
+    assert_eq!(test.entry(shard).in_sync.members(), [primary, test.member(2)]);
+    assert_eq!((test.entry(shard).joining, test.entry(shard).lapsed), (None, None));
+}
+
+#[test]
+fn a_member_that_fell_out_joins_when_it_registers() {
+    let mut test = Test::pairs_with_volume(3);
+    let shard = test.shard_with_secondary(2);
+    let primary = test.entry(shard).in_sync.members()[0];
+    test.ask(shard, primary, shrink(7)).expect("committed");
+    assert_eq!((test.entry(shard).joining, test.entry(shard).epoch), (None, Epoch::new(2)), "it has not restarted");
+    test.restart(2, 101);
+    assert_eq!((test.entry(shard).joining, test.entry(shard).epoch), (Some(test.member(2)), Epoch::new(3)));
+    assert!(test.events.contains(&Event::ShardsJoining { device: DeviceId::new(2), shards: 1 }));
+    // Once more: the joiner of the newest life replaces the one before.
+    test.restart(2, 102);
+    assert_eq!((test.entry(shard).joining, test.entry(shard).epoch), (Some(test.member(2)), Epoch::new(4)));
+    let epoch = test.entry(shard).epoch;
+    test.restart(2, 102);
+    assert_eq!(test.entry(shard).epoch, epoch, "nothing new");
+}
+
+#[test]
+fn a_replica_does_not_join_from_the_fault_set_of_the_copy_it_would_join() {
+    let mut test = Test::pairs_with_volume(3);
+    let shard = test.shard_with_secondary(2);
+    let primary = test.entry(shard).in_sync.members()[0];
+    test.ask(shard, primary, shrink(0)).expect("committed");
+    let fault_set = format!("node-{}", primary.device);
+    test.register(RegisterSds { fault_set, ..register(2, 101, vec![paired(12)]) }).expect("registers");
+    assert_eq!(test.entry(shard).joining, None, "I11");
+    test.restart(2, 102);
+    assert_eq!(test.entry(shard).joining, Some(test.member(2)));
+}
+
+#[test]
+fn a_secondary_that_takes_over_begins_far_above_what_it_knows() {
+    let mut test = Test::pairs_with_volume(2);
+    let secondary = test.entry(0).in_sync.members()[1];
+    let proposal = Proposal { base: Epoch::new(1), proposer: Some(secondary), change: shrink(900) };
+    let ceilings = vec![(secondary.device, ShardSequence::new(5_000))];
+    let proposals = vec![(test.pool_id(), ShardId::new(0), proposal)];
+    test.apply(Change::Propose { sds: SdsId::new(secondary.device.get()), ceilings, proposals }).expect("applied");
+    assert_eq!(test.entry(0).in_sync.members(), [secondary]);
+    assert_eq!(test.entry(0).first_sequence.get(), 5_000 + SEQUENCE_HEADROOM);
+}
+
+#[test]
+fn when_all_members_have_restarted_the_shard_is_formed_again() {
+    let mut test = Test::pairs_with_volume(2);
+    let before = test.entries();
+    test.restart(1, 101);
+    assert_eq!(test.entries(), before);
+    let mut back = paired(12);
+    back.sequence_ceiling = ShardSequence::new(1 << 20);
+    test.register(register(2, 101, vec![back])).expect("registers");
+    for (now, then) in test.entries().iter().zip(&before) {
+        let lives = then.in_sync.members().iter().map(|member| test.member(member.device.get()));
+        assert_eq!(now.in_sync.members(), lives.collect::<Vec<_>>(), "same devices, newest lives");
+        assert_eq!((now.epoch, now.first_sequence), (Epoch::new(2), ShardSequence::new(1 << 20)));
+    }
+}
+
+#[test]
+fn a_failed_device_gives_up_and_does_not_join_before_it_opens_again() {
+    let mut test = Test::pairs_with_volume(2);
+    let [primary, secondary] = *test.entry(0).in_sync.members() else { panic!("two copies") };
+    let uuid = 10 + u128::from(primary.device.get());
+    let failed = RegisterDevice { open: false, ..paired(uuid) };
+    test.register(register(uuid - 10, 100, vec![failed.clone()])).expect("registers");
+    test.ask(0, primary, Rule::Yield { complete: ShardSequence::new(3) }).expect("committed");
+    assert_eq!((test.entry(0).in_sync.members(), test.entry(0).joining), (&[secondary][..], None));
+    test.register(register(uuid - 10, 101, vec![failed])).expect("registers");
+    assert_eq!(test.entry(0).joining, None);
+    test.restart(primary.device.get(), 101);
+    assert_eq!(test.entry(0).joining, Some(test.member(primary.device.get())));
+}
+
+#[test]
+fn one_batch_is_one_version_and_what_is_refused_is_told() {
+    let mut test = Test::pairs_with_volume(2);
+    let (version, pool) = (test.cluster.version(), test.pool_id());
+    let of_one: Vec<_> = (0..SHARDS).filter(|shard| test.entry(*shard).in_sync.members()[0].device == DeviceId::new(1)).collect();
+    let mut proposals: Vec<_> = of_one
+        .iter()
+        .map(|shard| (pool, ShardId::new(*shard), Proposal { base: Epoch::new(1), proposer: Some(test.member(1)), change: shrink(0) }))
+        .collect();
+    proposals.push(proposals[0]);
+    proposals.push((pool, ShardId::new(SHARDS), proposals[0].2));
+    proposals.push((pool, ShardId::new(0), Proposal { proposer: None, change: Rule::Reform, ..proposals[0].2 }));
+    let shards = u32::try_from(of_one.len()).expect("few");
+    let applied = test.apply(Change::Propose { sds: SdsId::new(1), ceilings: Vec::new(), proposals });
+    assert_eq!(applied, Ok(Outcome::Proposed { committed: shards, refused: 3 }));
+    assert_eq!(test.cluster.version().get(), version.get() + 1);
+    let faults: Vec<_> = test.events.iter().filter(|event| matches!(event, Event::ProposalsRefused { shards: 1, .. })).collect();
+    assert_eq!(faults.len(), 3, "{:?}", test.events);
+    assert!(test.events.contains(&Event::ShardsChanged { sds: SdsId::new(1), shards }));
+    let told = test.cluster.view_since(version, Recipient::Sds).expect("news");
+    assert_eq!(told.pools.iter().map(|map| map.pool).collect::<Vec<_>>(), [pool]);
+    // Nothing but refusals is no version.
+    let version = test.cluster.version();
+    assert_eq!(
+        test.ask_all(SdsId::new(2), vec![(pool, ShardId::new(99), Proposal { base: Epoch::new(1), proposer: None, change: Rule::Grow })]),
+        Err(ProposalFault::NoShard)
+    );
+    assert_eq!(test.cluster.version(), version);
+}
+
+/// A move of the random history.
+#[derive(Clone, Debug)]
+enum Move {
+    /// A server's process comes back; its device serves or not.
+    Restart { server: u32, open: bool },
+    /// It says the same again.
+    Repeat { server: u32 },
+    /// Some device asks something of a shard; `stale` is by how much its epoch and its life are old.
+    Ask { server: u32, shard: u32, change: Rule, stale: u32 },
+    /// The shard's primary, while it serves, uses sequences.
+    Write { shard: u32, count: u64 },
+}
+
+fn a_move() -> impl Strategy<Value = Move> {
+    let change = prop_oneof![
+        4 => (0_u64..100).prop_map(shrink),
+        1 => (0_u64..100).prop_map(|complete| Rule::Yield { complete: ShardSequence::new(complete) }),
+        4 => Just(Rule::Grow),
+        2 => Just(Rule::Swap),
+        2 => Just(Rule::Reform),
+        1 => (1_u32..5, 1_u64..9).prop_map(|(device, life)| Rule::Join {
+            joiner: Member { device: DeviceId::new(device), incarnation: Incarnation::new(life) }
+        }),
+    ];
+    prop_oneof![
+        2 => (1_u32..5, prop::bool::weighted(0.8)).prop_map(|(server, open)| Move::Restart { server, open }),
+        1 => (1_u32..5).prop_map(|server| Move::Repeat { server }),
+        8 => (1_u32..5, 0..SHARDS, change, prop::sample::select(vec![0_u32, 0, 0, 0, 1]))
+            .prop_map(|(server, shard, change, stale)| Move::Ask { server, shard, change, stale }),
+        3 => (0..SHARDS, 1_u64..SEQUENCE_RESERVATION / 2).prop_map(|(shard, count)| Move::Write { shard, count }),
+    ]
+}
+
+/// A cluster, and what the devices know that the MDM does not.
+struct World {
+    test: Test,
+    lives: [(u128, bool); 5],
+    /// By device number: the ceiling it has reserved, and the one it reported last.
+    ceilings: [(u64, u64); 5],
+    /// By shard: the last sequence used.
+    used: [u64; SHARDS as usize],
+}
+
+impl World {
+    fn report(&mut self, device: usize) -> RegisterDevice {
+        self.ceilings[device].1 = self.ceilings[device].0;
+        let mut report = paired(10 + device as u128);
+        report.open = self.lives[device].1;
+        report.sequence_ceiling = ShardSequence::new(self.ceilings[device].0);
+        report
+    }
+
+    fn register(&mut self, server: u32) {
+        let device = self.report(server as usize);
+        let life = self.lives[server as usize].0;
+        self.test.register(register(u128::from(server), life, vec![device])).expect("registers");
+    }
+
+    /// A primary that serves takes writes: each member reserves before it takes one. The secondary may lag a little.
+    fn write(&mut self, shard: u32, count: u64) {
+        let entry = self.test.entry(shard);
+        let Some(primary) = entry.in_sync.primary().filter(|member| self.lives[member.device.get() as usize].1) else { return };
+        if self.test.member(primary.device.get()) != primary {
+            return;
+        }
+        let used = &mut self.used[shard as usize];
+        *used = (*used).max(entry.first_sequence.get()) + count;
+        for member in entry.in_sync.members() {
+            let lag = if *member == primary { 0 } else { 1000 };
+            let ceiling = &mut self.ceilings[member.device.get() as usize];
+            if ceiling.0 <= used.saturating_sub(lag) {
+                ceiling.0 = used.saturating_sub(lag) + SEQUENCE_RESERVATION;
+            }
+        }
+    }
+
+    fn ask(&mut self, server: u32, shard: u32, change: Rule, stale: u32) {
+        let entry = self.test.entry(shard);
+        let present = self.test.member(server);
+        let proposer = Member { incarnation: Incarnation::new(present.incarnation.get() - u64::from(stale.min(1))), ..present };
+        let proposal = Proposal { base: Epoch::new(entry.epoch.get() - stale), proposer: Some(proposer), change };
+        // What has been heard since: all but the newest reservation.
+        let heard = |(number, ceilings): (usize, &(u64, u64))| {
+            let ceiling = ShardSequence::new(ceilings.1.max(ceilings.0.saturating_sub(SEQUENCE_RESERVATION)));
+            (DeviceId::new(u32::try_from(number).expect("few")), ceiling)
+        };
+        let ceilings = self.ceilings.iter().enumerate().skip(1).map(heard).collect();
+        let proposals = vec![(self.test.pool_id(), ShardId::new(shard), proposal)];
+        let result = self.test.apply(Change::Propose { sds: SdsId::new(server), ceilings, proposals });
+        if stale > 0 || matches!(change, Rule::Join { .. }) {
+            assert_eq!(result, Ok(Outcome::Proposed { committed: 0, refused: 1 }), "I1, I6");
+        }
+    }
+
+    fn check(&self, before: &[ShardEntry]) {
+        for ((number, then), now) in before.iter().enumerate().zip(self.test.entries()) {
+            if *then == now {
+                continue;
+            }
+            let steps = now.epoch.get() - then.epoch.get();
+            assert!((1..=2).contains(&steps), "I1: {then:?} became {now:?}");
+            assert!(steps == 1 || now.joining.is_some(), "the second is a joiner's");
+            let members = now.in_sync.members();
+            assert!(!members.is_empty(), "I7");
+            if let [primary, secondary] = members {
+                assert_ne!(primary.device, secondary.device, "I11: each is a fault set");
+            }
+            let device_of = |member: &Member| member.device;
+            let held = |device: DeviceId| then.in_sync.members().iter().map(device_of).any(|member| member == device);
+            for member in members {
+                assert!(held(member.device) || then.joining == Some(*member), "I6: {then:?} became {now:?}");
+            }
+            let went_on = members.iter().any(|member| then.in_sync.members().contains(member));
+            let all_new = then.in_sync.members().iter().all(|old| self.test.member(old.device.get()).incarnation > old.incarnation);
+            assert!(went_on || all_new, "I7: somebody who has it all goes on, unless all have restarted: {then:?} became {now:?}");
+            assert!(now.first_sequence >= then.first_sequence);
+            let goes_on = now.in_sync.primary() == then.in_sync.primary();
+            assert!(goes_on || now.first_sequence.get() > self.used[number], "sequences are never reused: {then:?} became {now:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn any_history_of_two_copies_keeps_the_invariants(history in prop::collection::vec(a_move(), 1..120)) {
+        let test = Test::pairs_with_volume(4);
+        let mut world = World { test, lives: [(100, true); 5], ceilings: [(0, 0); 5], used: [0; SHARDS as usize] };
+        for step in history {
+            let before = world.test.entries();
+            match step {
+                Move::Restart { server, open } => {
+                    let life = &mut world.lives[server as usize];
+                    *life = (life.0 + 1, open);
+                    world.register(server);
+                }
+                Move::Repeat { server } => world.register(server),
+                Move::Ask { server, shard, change, stale } => world.ask(server, shard, change, stale),
+                Move::Write { shard, count } => world.write(shard, count),
+            }
+            world.check(&before);
+        }
+        let copy = Cluster::decode(&world.test.cluster.encode().expect("small")).expect("its own");
+        prop_assert_eq!(&copy, &world.test.cluster);
+    }
 }

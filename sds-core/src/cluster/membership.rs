@@ -1,0 +1,71 @@
+//! What the committed state gives [`crate::protocol::membership`] to decide with.
+//!
+//! Invariants: a shard's entry changes only by [`membership::commit`]; no sequence is used twice, whoever becomes the
+//! primary; a replica joins only from another fault set than the copy it joins (I11).
+//! Must not know: who asks, and why.
+
+use super::state::{Device, Server};
+use crate::id::{DeviceId, SdsId, ShardSequence};
+use crate::limits::SEQUENCE_HEADROOM;
+use crate::map::{Member, ShardEntry};
+use crate::protocol::membership::{self, Change, Proposal, Refused, Registered};
+use std::collections::BTreeMap;
+
+/// Devices and their servers, as registered.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) devices: &'a BTreeMap<DeviceId, Device>,
+    pub(super) servers: &'a BTreeMap<SdsId, Server>,
+}
+
+impl Known<'_> {
+    /// The device in its present life, if it serves.
+    pub(super) fn serving(&self, device: DeviceId) -> Option<Member> {
+        let record = self.devices.get(&device).filter(|record| record.open)?;
+        Some(Member { device, incarnation: record.incarnation })
+    }
+
+    /// The entry that a proposal makes of this one.
+    pub(super) fn commit(&self, entry: &ShardEntry, proposal: &Proposal) -> Result<ShardEntry, Refused> {
+        let registered = |device: DeviceId| {
+            let serving = self.serving(device)?;
+            Some(Registered { incarnation: serving.incarnation, amnesic: false })
+        };
+        let used = entry.in_sync.members().iter().filter_map(|member| self.devices.get(&member.device));
+        let ceiling = used.map(|device| device.sequence_ceiling).fold(entry.first_sequence, ShardSequence::max);
+        let mut next = membership::commit(entry, proposal, registered, ceiling)?;
+        let device_of_primary = |entry: &ShardEntry| entry.in_sync.primary().map(|member| member.device);
+        if device_of_primary(&next) != device_of_primary(entry) {
+            next.first_sequence = ShardSequence::new(ceiling.get().saturating_add(SEQUENCE_HEADROOM));
+        }
+        Ok(next)
+    }
+
+    /// All members of the shard have restarted, the last of them now: forms it again, if so. `opened` are the devices that
+    /// opened just now, perhaps in the life they had.
+    pub(super) fn reform(&self, entry: &mut ShardEntry, opened: impl Fn(DeviceId) -> bool) -> Option<DeviceId> {
+        let member = entry.in_sync.members().iter().copied().find(|member| opened(member.device))?;
+        let again = entry.in_sync.members().len() == 1 && self.serving(member.device) == Some(member);
+        let proposal = Proposal { base: entry.epoch, proposer: again.then_some(member), change: Change::Reform };
+        *entry = self.commit(entry, &proposal).ok()?;
+        Some(member.device)
+    }
+
+    /// Lets the replica that fell out of a shard join its sole copy, if it serves and nobody else joins already.
+    pub(super) fn rejoin(&self, entry: &mut ShardEntry) -> Option<DeviceId> {
+        let [sole] = entry.in_sync.members() else { return None };
+        let joiner = self.serving(entry.lapsed?.device)?;
+        let is_taken = entry.joining.is_some_and(|joining| joining.device != joiner.device);
+        if is_taken || self.fault_set(joiner.device) == self.fault_set(sole.device) {
+            return None;
+        }
+        let proposal = Proposal { base: entry.epoch, proposer: None, change: Change::Join { joiner } };
+        *entry = self.commit(entry, &proposal).ok()?;
+        Some(joiner.device)
+    }
+
+    fn fault_set(&self, device: DeviceId) -> Option<&str> {
+        let server = self.servers.get(&self.devices.get(&device)?.sds)?;
+        Some(&server.fault_set)
+    }
+}
