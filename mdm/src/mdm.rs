@@ -91,7 +91,8 @@ impl Mdm {
                 let graceful = async move {
                     let _ = api_stop.wait_for(|stop| *stop).await;
                 };
-                let api = tokio::spawn(async { axum::serve(api_listener, routes).with_graceful_shutdown(graceful).await });
+                let api =
+                    tokio::spawn(async { axum::serve(rest::Bounded::new(api_listener), routes).with_graceful_shutdown(graceful).await });
                 let _ = started.send(());
                 let result = member.run(member_stop).await;
                 control.abort();

@@ -62,6 +62,8 @@ pub(crate) struct Request {
     pub(crate) tag: u64,
     pub(crate) operation: Operation,
     pub(crate) started: Nanos,
+    /// How often the kernel has asked for it to be tried again.
+    pub(crate) retries: u8,
     older: u32,
     newer: u32,
 }
@@ -83,7 +85,7 @@ impl Requests {
     }
 
     pub(crate) fn insert(&mut self, role: RoleIndex, disk: DiskId, tag: u64, operation: Operation, started: Nanos) -> u32 {
-        let request = Some(Request { role, disk, tag, operation, started, older: self.newest, newer: NONE });
+        let request = Some(Request { role, disk, tag, operation, started, retries: 0, older: self.newest, newer: NONE });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = request;
@@ -105,6 +107,10 @@ impl Requests {
 
     pub(crate) fn get(&self, slot: u32) -> Option<&Request> {
         self.slots.get(slot as usize)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Request> {
+        self.slots.get_mut(slot as usize)?.as_mut()
     }
 
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Request> {

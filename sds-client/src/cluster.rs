@@ -237,8 +237,9 @@ impl Cluster {
     /// [`Error::NoVolume`], [`Error::Busy`], and whatever else keeps it from being opened.
     pub async fn open(&self, name: &str, options: OpenOptions) -> Result<Volume, Error> {
         let (name, mode, force) = (name.to_owned(), options.mode(), options.force);
-        let opened = self.ask(|reply| Command::Open { name: name.clone(), mode, force, reply }).await?;
-        Ok(Volume::new(self.clone(), name, opened?))
+        let shared = self.shared().clone();
+        let opened = self.ask(|reply| Command::Open { name: name.clone(), mode, force, shared, reply }).await?;
+        Ok(Volume::new(self.clone(), name, opened?.take()))
     }
 
     /// Serves volumes over NBD from this client's loop; the addresses with their real ports.

@@ -2,7 +2,7 @@
 //!
 //! Invariants: every command is answered, or its answer's sender is dropped (then the client has
 //! stopped); the queue is bounded by what is counted elsewhere: a request holds one of a fixed number
-//! of permits until it is complete, a close belongs to a volume handle.
+//! of permits until it is complete, a close belongs to a volume handle, an open or list to who waits for it.
 //!
 //! What this must not know: the machine.
 
@@ -84,13 +84,41 @@ pub(crate) enum IoAsk {
     Flush { reply: oneshot::Sender<Result<(), Status>> },
 }
 
+/// An open volume on its way to who asked. Lost on the way, because the asker gave up, it is closed again.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    volume: OpenVolume,
+    shared: Option<Arc<Shared>>,
+}
+
+impl Granted {
+    pub(crate) const fn new(volume: OpenVolume, shared: Arc<Shared>) -> Self {
+        Self { volume, shared: Some(shared) }
+    }
+
+    /// It has arrived: closing it is the receiver's business now.
+    pub(crate) fn take(mut self) -> OpenVolume {
+        self.shared = None;
+        self.volume
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.command(Command::Close { volume: self.volume.id, reply: None });
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Command {
     Open {
         name: String,
         mode: SessionMode,
         force: bool,
-        reply: oneshot::Sender<Result<OpenVolume, OpenError>>,
+        shared: Arc<Shared>,
+        reply: oneshot::Sender<Result<Granted, OpenError>>,
     },
     Close {
         volume: VolumeId,

@@ -49,6 +49,12 @@ pub enum Error {
     /// The pool is full. Blocks of the range may have been written or not; each holds its old or new content.
     #[error("no space left in the pool of the volume; delete volumes, trim, or add devices")]
     NoSpace,
+    /// There is no memory for an answer of this size. Nothing was done.
+    #[error("no memory for {bytes} bytes; read less at once")]
+    NoMemory {
+        /// Bytes asked for.
+        bytes: u64,
+    },
     /// Another client has taken the volume over: this handle is of no use any more.
     #[error("the volume was taken over by another client")]
     Fenced,

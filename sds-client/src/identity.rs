@@ -76,9 +76,7 @@ impl Identity {
     /// When the directory cannot be used, is in use, or its content is damaged.
     pub fn in_directory(directory: &Path) -> Result<Self, IdentityError> {
         let io_error = |source: io::Error| IdentityError::Io { path: directory.to_owned(), source };
-        let mut builder = std::fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(directory).map_err(io_error)?;
+        make_directory(directory).map_err(io_error)?;
         let handle = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| io_error(error.into()))?;
         let lock = rustix::fs::openat(&handle, "lock", OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
@@ -90,9 +88,9 @@ impl Identity {
         }
         let kept = match File::open(directory.join(FILE)) {
             Ok(mut file) => {
-                let mut text = String::new();
-                file.read_to_string(&mut text).map_err(io_error)?;
-                parse(&text).map_err(|line| IdentityError::Damaged { path: directory.join(FILE), line })?
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).map_err(io_error)?;
+                parse(&String::from_utf8_lossy(&bytes)).map_err(|line| IdentityError::Damaged { path: directory.join(FILE), line })?
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Kept { client: random()?, ticket: random()?, next_connection: 0 },
             Err(error) => return Err(io_error(error)),
@@ -102,6 +100,19 @@ impl Identity {
         keep(directory, &handle, &next).map_err(io_error)?;
         Ok(Self { client: ClientId::new(kept.client), ticket: Ticket::new(kept.ticket), first_connection, _lock: Some(lock) })
     }
+}
+
+/// Makes a directory and those above it, so that their names survive a power cut.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(directory)?;
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// What the file says.

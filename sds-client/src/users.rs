@@ -6,7 +6,7 @@
 //!
 //! What this must not know: frames, links.
 
-use crate::command::{Command, Io};
+use crate::command::{Command, Granted, Io, Shared};
 use crate::library::Library;
 use crate::serve::Server;
 use sds_core::collections::{OpId, SlotTable};
@@ -20,6 +20,7 @@ use sds_core::volume::Client;
 use sds_core::volume::interface::{Effect, Input, OpenVolume, Outcome, Request};
 use sds_ring::Turn;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Requests on their way to the machine.
@@ -45,7 +46,10 @@ pub(crate) enum Question {
 /// Who gets the answer.
 #[derive(Debug)]
 pub(crate) enum Asker {
-    Open(oneshot::Sender<Result<OpenVolume, OpenError>>),
+    Open {
+        reply: oneshot::Sender<Result<Granted, OpenError>>,
+        shared: Arc<Shared>,
+    },
     Close(Option<oneshot::Sender<()>>),
     List(oneshot::Sender<Vec<VolumeLine>>),
     /// An NBD connection, by its serial number.
@@ -56,10 +60,37 @@ pub(crate) enum Asker {
 #[derive(Debug, Default)]
 pub(crate) struct Questions {
     waiting: VecDeque<Question>,
+    /// How many may wait before it is looked who still wants an answer.
+    sweep_at: usize,
+}
+
+impl Asker {
+    /// Whether nobody waits for the answer any more. A close is carried out all the same.
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Open { reply, .. } => reply.is_closed(),
+            Self::List(reply) => reply.is_closed(),
+            Self::Close(_) | Self::Nbd(_) => false,
+        }
+    }
+}
+
+impl Question {
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Open { asker, .. } | Self::Close { asker, .. } | Self::List { asker } => asker.is_gone(),
+        }
+    }
 }
 
 impl Questions {
+    /// Takes a question. Those that nobody waits for are dropped whenever their number has doubled, so that a program
+    /// that gives up and asks again while the MDM is away does not fill the memory.
     pub(crate) fn push(&mut self, question: Question) {
+        if self.waiting.len() >= self.sweep_at.max(VOLUME_QUESTIONS_MAX) {
+            self.waiting.retain(|question| !question.is_abandoned());
+            self.sweep_at = self.waiting.len() * 2;
+        }
         self.waiting.push_back(question);
     }
 }
@@ -94,8 +125,8 @@ impl Users {
     pub(crate) fn command(&mut self, command: Command, cx: &mut Turn<'_>) {
         match command {
             Command::Open { reply, .. } if self.stopping => drop(reply),
-            Command::Open { name, mode, force, reply } => {
-                self.questions.push(Question::Open { name, mode, force, asker: Asker::Open(reply) });
+            Command::Open { name, mode, force, shared, reply } => {
+                self.questions.push(Question::Open { name, mode, force, asker: Asker::Open { reply, shared } });
             }
             Command::Close { volume, reply } => {
                 if let Some(place) = self.held.iter().position(|held| *held == volume) {
@@ -123,6 +154,10 @@ impl Users {
         let mut fed = false;
         while machine.takes_questions() && !self.asked.is_full() {
             let Some(question) = self.questions.waiting.pop_front() else { break };
+            if question.is_abandoned() {
+                // Above all an open by force: nobody is to be fenced for a caller that has given up.
+                continue;
+            }
             fed = true;
             let mut note = |asker: Asker| match self.asked.insert(asker) {
                 Ok(id) => Token::new(id.bits()),
@@ -163,8 +198,8 @@ impl Users {
     pub(crate) fn opened(&mut self, token: Token, result: Result<OpenVolume, OpenError>, cx: &mut Turn<'_>) {
         let opened = result.as_ref().ok().map(|volume| volume.id);
         let used = match self.asked.remove(OpId::from_bits(token.get())) {
-            Some(Asker::Open(reply)) => {
-                let used = !self.stopping && reply.send(result).is_ok();
+            Some(Asker::Open { reply, shared }) => {
+                let used = !self.stopping && grant(reply, result, shared);
                 if let Some(volume) = opened.filter(|_| used) {
                     self.held.push(volume);
                 }
@@ -188,7 +223,7 @@ impl Users {
         match self.asked.remove(OpId::from_bits(token.get())) {
             Some(Asker::List(reply)) => drop(reply.send(volumes)),
             Some(Asker::Nbd(serial)) => self.server.listed(serial, &volumes, cx, &mut self.questions),
-            Some(Asker::Open(_) | Asker::Close(_)) | None => {}
+            Some(Asker::Open { .. } | Asker::Close(_)) | None => {}
         }
     }
 
@@ -206,7 +241,20 @@ impl Users {
         for volume in self.held.drain(..) {
             self.questions.waiting.push_back(Question::Close { volume, asker: Asker::Close(None) });
         }
-        let closes = self.asked.iter().any(|(_, asker)| matches!(asker, Asker::Close(_) | Asker::Open(_)));
+        let closes = self.asked.iter().any(|(_, asker)| matches!(asker, Asker::Close(_) | Asker::Open { .. }));
         self.questions.waiting.is_empty() && !closes
+    }
+}
+
+/// Gives an open volume (or why not) to who asked; whether it got there.
+fn grant(reply: oneshot::Sender<Result<Granted, OpenError>>, result: Result<OpenVolume, OpenError>, shared: Arc<Shared>) -> bool {
+    match reply.send(result.map(|volume| Granted::new(volume, shared))) {
+        Ok(()) => true,
+        Err(Ok(granted)) => {
+            // The caller of this closes it.
+            granted.take();
+            false
+        }
+        Err(Err(_)) => false,
     }
 }

@@ -79,7 +79,10 @@ impl Volume {
     /// [`Error::PastEnd`], [`Error::Corrupt`], [`Error::Fenced`], …
     pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, Error> {
         self.check(offset, len as u64)?;
-        let bytes = self.io(offset, len as u64, |reply| IoAsk::Read { into: vec![0; len], reply }).await?;
+        let mut into = Vec::new();
+        into.try_reserve_exact(len).map_err(|_| Error::NoMemory { bytes: len as u64 })?;
+        into.resize(len, 0);
+        let bytes = self.io(offset, len as u64, |reply| IoAsk::Read { into, reply }).await?;
         Ok(Bytes::from(bytes))
     }
 

@@ -167,6 +167,30 @@ async fn a_dropped_future_leaves_nothing_behind() {
     assert_eq!(status.buffer_bytes.0, 0, "{status:?}");
 }
 
+/// Whatever moment the caller gives up at, no session is left that nobody can close.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_that_is_given_up_holds_no_session() {
+    let cluster = FakeCluster::remote(1).await;
+    let client = cluster.client().await;
+    for micros in 0..400 {
+        let _ = timeout(Duration::from_micros(micros * 10), client.open("demo", OpenOptions::new())).await;
+    }
+    let closed = async {
+        while cluster.mdm.sessions() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, closed).await.expect("every session was given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_no_memory_holds_is_an_error() {
+    let cluster = FakeCluster::remote(1).await;
+    let volume = cluster.client().await.open("demo", OpenOptions::new()).await.expect("opens");
+    let result = volume.read_at(0, usize::MAX >> 1).await;
+    assert!(matches!(result, Err(Error::PastEnd { .. } | Error::NoMemory { .. })), "{result:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_finishes_flushes_and_gives_volumes_back() {
     let cluster = FakeCluster::remote(1).await;

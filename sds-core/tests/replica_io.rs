@@ -206,7 +206,7 @@ fn blocks_past_the_end_are_refused_exactly() {
 fn a_request_for_a_layer_is_refused_while_there_are_no_snapshots() {
     let (mut node, link) = serving();
     let mut header = node.header(Opcode::Read, 1, 0, B);
-    header.layer = sds_core::id::LayerId::new(1);
+    header.layer = LayerId::new(1);
     let request = node.send(link, header);
     assert_eq!(node.finish(request).status(), Status::Invalid);
 }

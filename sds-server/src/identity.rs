@@ -51,7 +51,7 @@ impl Identity {
             let path = path.to_owned();
             move |source| IdentityError::Io { path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io(directory))?;
+        make_directory(directory).map_err(io(directory))?;
         let lock_path = directory.join("lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -64,8 +64,9 @@ impl Identity {
         let path = directory.join("sds-id");
         let sds = match File::open(&path) {
             Ok(mut file) => {
-                let mut text = String::new();
-                file.read_to_string(&mut text).map_err(io(&path))?;
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).map_err(io(&path))?;
+                let text = String::from_utf8_lossy(&bytes);
                 let parsed = u128::from_str_radix(text.trim(), 16).ok().filter(|id| *id != 0 && text.trim().len() == 32);
                 SdsUuid::new(parsed.ok_or(IdentityError::Damaged { path })?)
             }
@@ -78,6 +79,17 @@ impl Identity {
         };
         Ok(Self { sds, life: random(), _lock: lock })
     }
+}
+
+/// Makes a directory and those above it, so that their names survive a power cut.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn write_durably(directory: &Path, path: &Path, text: &str) -> io::Result<()> {

@@ -65,8 +65,17 @@ fn configuration(arguments: &Arguments) -> Result<MdmConfig, Box<dyn std::error:
     Ok(config)
 }
 
+/// Thousands of parties may be connected: as many descriptors as the system allows, not as a shell happens to give.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Refused, the limit stays what it was; what does not fit waits to be accepted.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    raise_descriptor_limit();
     let result = configuration(&arguments).and_then(|config| {
         let filter = EnvFilter::try_from_env("SDS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
         let logs = tracing_subscriber::fmt()

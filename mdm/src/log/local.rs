@@ -18,6 +18,7 @@ use super::{Leadership, LogEvent, LogIndex, ProposeError, ReadBarrier, Recovered
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use sds_core::checksum::Checksum;
 use sds_core::cluster::leader::{PROPOSALS_MAX, ProposalId};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -242,10 +243,12 @@ impl Writer {
 
 fn make_directory(directory: &Path) -> Result<(), OpenError> {
     let failed = |error| OpenError::Directory { path: directory.to_owned(), error };
-    if !directory.exists() {
-        std::fs::create_dir_all(directory).map_err(failed)?;
-        // The directory's own name must survive, too.
-        let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    // What is kept there proves who clients are: nobody else is to read it.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    // The names of new directories must survive, too.
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
     }
     Ok(())
@@ -263,6 +266,8 @@ fn open_database(path: &Path) -> Result<Database, OpenError> {
     })?;
     if is_new {
         let directory = path.parent().unwrap_or(Path::new("."));
+        let mine = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, mine).map_err(|error| OpenError::Directory { path: path.to_owned(), error })?;
         let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
         synced.map_err(|error| OpenError::Directory { path: directory.to_owned(), error })?;
     }

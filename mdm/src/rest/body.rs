@@ -2,7 +2,8 @@
 
 use super::problem::Problem;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::Path;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::http::{HeaderMap, StatusCode};
 use sds_core::cluster::leader::ApiRequest;
 use sds_core::cluster::{CreateVolume, DEFAULT_POOL};
@@ -53,6 +54,12 @@ const fn default_stripe_width() -> u32 {
 
 const fn default_shards() -> u32 {
     SHARDS_PER_POOL_DEFAULT
+}
+
+/// A name in the path.
+pub(super) fn name(name: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let invalid = |rejection: PathRejection| Problem::new(StatusCode::BAD_REQUEST, "invalid-name", "Invalid name", rejection.body_text());
+    name.map(|Path(name)| name).map_err(invalid)
 }
 
 /// The body's bytes, if it has come whole and is not too large.

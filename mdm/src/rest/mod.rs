@@ -14,12 +14,15 @@
 //! ([`problem`]). Invariant: a request body is bounded, and a field it does not know is an error.
 
 mod body;
+mod bounded;
 mod problem;
+
+pub(crate) use bounded::Bounded;
 
 use crate::member::Api;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -51,8 +54,11 @@ async fn volumes(State(api): State<Api>) -> Response {
     ask(&api, ApiRequest::Volumes).await
 }
 
-async fn volume(State(api): State<Api>, Path(name): Path<String>) -> Response {
-    ask(&api, ApiRequest::Volume { name }).await
+async fn volume(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Response {
+    match body::name(name) {
+        Ok(name) => ask(&api, ApiRequest::Volume { name }).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 async fn create_volume(State(api): State<Api>, headers: HeaderMap, bytes: Result<Bytes, BytesRejection>) -> Response {
@@ -63,8 +69,11 @@ async fn create_volume(State(api): State<Api>, headers: HeaderMap, bytes: Result
     }
 }
 
-async fn delete_volume(State(api): State<Api>, Path(name): Path<String>) -> Response {
-    ask(&api, ApiRequest::DeleteVolume { name }).await
+async fn delete_volume(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Response {
+    match body::name(name) {
+        Ok(name) => ask(&api, ApiRequest::DeleteVolume { name }).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 async fn pools(State(api): State<Api>) -> Response {

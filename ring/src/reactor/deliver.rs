@@ -16,6 +16,8 @@ use sds_core::wire::{Body, Frame, Opcode};
 use sds_core::wire::{DecodedHead, decode_head};
 
 /// How often the kernel may ask for a disk request to be tried again before that counts as its answer.
+const RETRIES_MAX: u8 = 16;
+
 const fn is_transient(result: i32) -> bool {
     result == -libc::EAGAIN || result == -libc::EINTR
 }
@@ -39,7 +41,10 @@ impl Loop {
     }
 
     fn disk_ended(&mut self, slot: u32, result: i32) {
-        if is_transient(result) {
+        if is_transient(result)
+            && let Some(request) = self.core.requests.get_mut(slot).filter(|request| request.retries < RETRIES_MAX)
+        {
+            request.retries += 1;
             return self.core.submit_disk(slot);
         }
         let Some(request) = self.core.requests.remove(slot) else { return };

@@ -21,6 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same complaint is not logged more often.
 const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
+/// How long what was sent may stay unacknowledged, in milliseconds (`TCP_USER_TIMEOUT`).
+const SILENCE_MAX_MS: u32 = 10_000;
 
 /// What the control task hears.
 #[derive(Debug)]
@@ -126,6 +128,8 @@ async fn connect(address: &str) -> Result<(OwnedReadHalf, OwnedWriteHalf), Strin
         Err(_) => return Err(format!("no answer within {CONNECT_TIMEOUT:?}")),
     };
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    // Heartbeats go out twice a second: when nobody has acknowledged one for this long, the other side is gone.
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, SILENCE_MAX_MS).map_err(|error| error.to_string())?;
     stream.write_all(&Speaker::Sds.preamble()).await.map_err(|error| error.to_string())?;
     Ok(stream.into_split())
 }

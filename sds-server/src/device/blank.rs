@@ -16,6 +16,7 @@ use sds_core::unit::{ByteCount, ByteOffset};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// Told how far the writing is, in thousandths; an answer of `false` stops it.
 pub type Progress<'a> = dyn FnMut(u16) -> bool + 'a;
@@ -60,15 +61,24 @@ pub(crate) fn write_once(device: &mut OpenDevice, config: &DeviceConfig, progres
         }
     }
     device.file.sync_all().map_err(|source| failed(config, "flushing it", source))?;
-    if let Some(Ok(directory)) = config.path.parent().map(File::open) {
-        directory.sync_all().map_err(|source| failed(config, "flushing its directory", source))?;
-    }
+    sync_directory(config)?;
     (device.bytes, device.is_sparse) = (ByteCount::new(size), false);
     Ok(())
 }
 
+/// Makes the file's name durable.
+fn sync_directory(config: &DeviceConfig) -> Result<(), DeviceError> {
+    let parent = config.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = File::open(parent).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| failed(config, "flushing its directory", source))
+}
+
 /// Writes an empty store of a system, with a fresh identity.
 pub(crate) fn format(device: &OpenDevice, config: &DeviceConfig, system: SystemId, boot: BootId) -> Result<DeviceUuid, DeviceError> {
+    if device.is_file {
+        // Also where an earlier start wrote the file and was killed before it came to this.
+        sync_directory(config)?;
+    }
     let uuid = DeviceUuid::new(crate::identity::random());
     let options = FormatOptions { device_bytes: device.bytes, system, device: uuid, boot, log_blocks: None };
     let plan = plan(&options).map_err(|source| DeviceError::Size { path: config.path.clone(), source })?;

@@ -32,6 +32,19 @@ async fn write(log: &mut LocalLog, first: u64, count: u64) -> Vec<LogIndex> {
 }
 
 #[test]
+fn nobody_else_can_read_what_proves_who_clients_are() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("new").join("data");
+    let _opened = LocalLog::open(&data).expect("opens");
+    let mode = |path: &Path| std::fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&data), 0o700);
+    for file in std::fs::read_dir(&data).expect("lists") {
+        assert_eq!(mode(&file.expect("a file").path()), 0o600);
+    }
+}
+
+#[test]
 fn entries_come_back_in_order_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("not/yet/there");
