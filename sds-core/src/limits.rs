@@ -60,6 +60,10 @@ pub const VOLUME_FANOUT_MAX: usize = 256;
 pub const VOLUME_QUESTIONS_MAX: usize = 4096;
 /// How often a client asks again for bytes that arrived damaged, or sends them again.
 pub const PAYLOAD_RETRIES_MAX: u8 = 3;
+/// How far a shard's primary may run ahead of its oldest write that is not complete on both copies.
+pub const REPLICATE_WINDOW: u64 = 1024;
+/// Frames on their way to other servers beyond one a request: what flushes, which go to many devices, share.
+pub const REPLICATE_FANOUT_MAX: usize = 256;
 /// Writes between two durable reservations of a device's sequence ceiling.
 pub const SEQUENCE_RESERVATION: u64 = 1 << 20;
 /// How far above the ceilings known to the MDM a new primary's sequences begin. The survivor may have reserved once more since
@@ -74,6 +78,8 @@ const _: () = {
     assert!(FRAME_BLOCKS_MAX <= u8::MAX as u32, "ChecksumList counts in a u8");
     assert!(RECEIVE_IN_PLACE_BYTES <= FRAME_PAYLOAD_BYTES_MAX);
     assert!(STRIPE_UNIT_BYTES_DEFAULT * STRIPE_WIDTH_DEFAULT == EXTENT_BYTES, "a default stripe row is one extent long");
+    assert!(REPLICATE_WINDOW.is_multiple_of(64), "a ring of words");
+    assert!(REPLICATE_WINDOW >= REQUESTS_PER_CONNECTION_MAX as u64, "a link is filled before the window is");
     assert!(SHARDS_PER_POOL_DEFAULT <= SHARDS_PER_POOL_MAX);
     assert!(SEQUENCE_HEADROOM > SEQUENCE_RESERVATION + (REQUESTS_PER_CONNECTION_MAX * VOLUME_REQUESTS_MAX) as u64);
     assert!(PROPOSALS_PER_MESSAGE_MAX >= SHARDS_PER_POOL_MAX as usize);

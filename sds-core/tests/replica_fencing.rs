@@ -336,15 +336,14 @@ fn hellos_that_do_not_fit_are_refused() {
     let mut node = Node::serving();
     let client = Party::Client { client: ALICE, ticket: ticket(ALICE) };
     let wrong_ticket = Party::Client { client: ALICE, ticket: ticket(BOB) };
+    let peer = |addressed| Party::Peer { sds: SdsId::new(2), incarnation: Incarnation::new(1), addressed: Incarnation::new(addressed) };
     let system = SYSTEM;
     let cases = [
         (Hello { version_min: 2, version_max: 9, system, party: client }, 1, Status::Invalid),
         (Hello::ours(SystemId::new(1), client), 1, Status::Invalid),
-        (
-            Hello::ours(system, Party::Peer { sds: SdsId::new(2), incarnation: Incarnation::new(1), addressed: Incarnation::new(1) }),
-            1,
-            Status::Invalid,
-        ),
+        (Hello::ours(system, peer(9)), 1, Status::MapStale),
+        // Of a server that no view knows.
+        (Hello::ours(system, peer(1)), 1, Status::Fenced),
         (Hello::ours(system, client), 0, Status::Invalid),
         (Hello::ours(system, wrong_ticket), 1, Status::Fenced),
     ];

@@ -91,6 +91,9 @@ impl SdsRole {
                 },
                 Effect::Send { link, frame } => cx.send_frame(link, &frame),
                 Effect::Close { link } => cx.close_link(link),
+                // Peers and proposals are not carried yet: no pool has two copies.
+                Effect::Connect { sds, addresses } => tracing::debug!(%sds, ?addresses, "a peer is not connected to yet"),
+                Effect::Propose { proposals } => tracing::debug!(count = proposals.len(), "proposals are not sent yet"),
                 Effect::Register => backlog.push_back(FromRole::Register(replica.devices())),
                 Effect::Confirm { version } => backlog.push_back(FromRole::Confirm(version)),
                 Effect::Pull { at_least } => backlog.push_back(FromRole::Pull(at_least)),

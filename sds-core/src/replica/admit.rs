@@ -71,6 +71,7 @@ pub(super) fn check(
     match kind {
         Kind::Flush => check_flush(header, cache_ids, volume, devices),
         Kind::Read | Kind::Write | Kind::Fragment | Kind::Zero | Kind::BlockStatus => check_place(header, volume, view, devices),
+        Kind::Replicate | Kind::ReplicateZero | Kind::ReplicateFlush => unreachable!("a peer's requests have a check of their own"),
     }
 }
 
@@ -168,7 +169,7 @@ fn seen_by_now(header: &Header, view: &View) -> MapVersion {
 }
 
 /// The whole blocks that a range of an extent touches.
-fn blocks_around(offset: u32, length: u32) -> BlockRange {
+pub(super) fn blocks_around(offset: u32, length: u32) -> BlockRange {
     assert!(length > 0 && offset.checked_add(length).is_some_and(|end| end <= EXTENT_BYTES), "the frame's shape was checked");
     let (first, last) = (offset / BLOCK_BYTES, (offset + length - 1) / BLOCK_BYTES);
     #[expect(clippy::cast_possible_truncation, reason = "an extent has 256 blocks")]

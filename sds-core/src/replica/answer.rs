@@ -4,7 +4,7 @@
 //! together; a request that lost its link while in the store is seen to its end without an answer (I10).
 
 use super::interface::{DeviceSlot, Effect};
-use super::request::{Kind, Request, Stage};
+use super::request::{Half, Kind, Request, Stage};
 use super::{Replica, Turn};
 use crate::buffer::{Buffers, Span};
 use crate::checksum::{Checksum, ChecksumList};
@@ -31,7 +31,7 @@ pub(super) enum Answer {
 }
 
 impl Replica {
-    /// A store has answered a client's request.
+    /// A store has answered a request.
     pub(super) fn take_outcome(
         &mut self,
         slot: DeviceSlot,
@@ -42,9 +42,28 @@ impl Replica {
         if let Some(device) = self.devices.get_mut(slot) {
             device.came_back();
         }
+        let may_answer = self.peers.is_empty() || self.may_answer(op);
         let Some(request) = self.requests.get_mut(op) else { unreachable!("I10: what is in the store is never dropped") };
         let reads_first = request.kind == Kind::Fragment && request.merged.is_none();
+        let waits_for_other = request.remote != Half::Idle;
+        request.local = match result {
+            Ok(_) => Half::Done,
+            Err(error) => Half::Refused(status_of(error)),
+        };
+        let party_waits = request.link.is_some();
         match (request.kind, result) {
+            (_, _) if waits_for_other => self.progress(op, turn),
+            (Kind::Read | Kind::BlockStatus, Ok(_)) if party_waits && !may_answer => {
+                // The lease ran out under the read, or the shard went elsewhere: it never happened (I9).
+                self.park(op, None, None, Status::NotReady, turn);
+            }
+            (Kind::Replicate | Kind::ReplicateZero, Ok(Outcome::Done)) => {
+                if let (Some(route), Some(version)) = (request.route, request.version) {
+                    self.applied(&route, version);
+                }
+                self.finish(op, Answer::Done, turn);
+            }
+            (Kind::ReplicateFlush, Ok(Outcome::Done)) => self.finish(op, Answer::Done, turn),
             (_, Err(error)) => self.finish(op, Answer::Refused(status_of(error)), turn),
             (Kind::Fragment, Ok(Outcome::Read { .. })) if reads_first && request.link.is_none() => {
                 // Nobody waits for it and nothing has been changed: as if it had never come.
@@ -61,16 +80,30 @@ impl Replica {
             (Kind::BlockStatus, Ok(Outcome::Status { data })) => self.finish(op, Answer::Blocks(data), turn),
             (Kind::Write | Kind::Fragment | Kind::Zero | Kind::Flush, Ok(Outcome::Done)) => self.finish(op, Answer::Done, turn),
             (
-                Kind::Read | Kind::Write | Kind::Fragment | Kind::Zero | Kind::Flush | Kind::BlockStatus,
+                Kind::Read
+                | Kind::Write
+                | Kind::Fragment
+                | Kind::Zero
+                | Kind::Flush
+                | Kind::BlockStatus
+                | Kind::Replicate
+                | Kind::ReplicateZero
+                | Kind::ReplicateFlush,
                 Ok(outcome @ (Outcome::Done | Outcome::Read { .. } | Outcome::Status { .. })),
             ) => unreachable!("a store answers what it was asked, not {:?} with {outcome:?}", request.kind),
         }
         self.pump(slot, turn);
     }
 
+    fn may_answer(&self, op: OpId) -> bool {
+        self.requests.get(op).and_then(|request| request.route).is_some_and(|route| self.may_read(&route))
+    }
+
     /// Ends a request: answers it if its link is there, and gives back all it has.
     pub(super) fn finish(&mut self, op: OpId, answer: Answer, turn: &mut Turn<'_, impl Buffers>) {
         let Some(mut request) = self.requests.remove(op) else { return };
+        self.peer_requests -= usize::from(request.kind.is_of_peer());
+        self.stop_forwarding(op, &request);
         if let Some(lock) = request.lock.take() {
             self.locks.release(lock);
         }
@@ -83,8 +116,8 @@ impl Replica {
             self.give_back(&mut request, turn);
         } else {
             self.give_back(&mut request, turn);
-            self.links.resolved(request.client);
-            self.serve_if_ready(request.client, turn);
+            self.links.resolved(request.party);
+            self.serve_if_ready(request.party, turn);
         }
     }
 
@@ -98,10 +131,11 @@ impl Replica {
             match request.stage {
                 Stage::InStore => {
                     request.link = None;
-                    self.links.orphaned(request.client);
+                    self.links.orphaned(request.party);
                 }
                 Stage::New | Stage::Parked { .. } | Stage::NeedsRoom | Stage::NeedsLock | Stage::Queued => {
                     let Some(mut request) = self.requests.remove(op) else { continue };
+                    self.peer_requests -= usize::from(request.kind.is_of_peer());
                     if let Some(lock) = request.lock.take() {
                         self.locks.release(lock);
                     }
@@ -162,6 +196,10 @@ impl Replica {
             let cache = device.cache_id();
             frame.cache_ids = CacheIds::one(cache);
             frame.header.device = cache.device;
+            if let Some(other) = request.remote_cache.filter(|_| request.kind.changes()) {
+                let fits = frame.cache_ids.push(other);
+                assert!(fits, "one a copy");
+            }
         }
         frame
     }

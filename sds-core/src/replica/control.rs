@@ -54,10 +54,11 @@ impl Replica {
     fn look_again(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         if let Some(identity) = self.identity {
             let devices = &self.devices;
-            self.view.localize(|member| {
+            let slot_of = |member| {
                 let ours = |id: &DeviceId| is_member(member, *id, identity.incarnation);
                 devices.iter().find(|device| device.id.as_ref().is_some_and(ours)).map(|device| device.slot)
-            });
+            };
+            self.view.localize(slot_of, &mut self.peers, turn.now);
         }
         for slot in self.devices.slots() {
             if let Some(next) = self.view.highest_next(slot) {
@@ -66,6 +67,7 @@ impl Replica {
         }
         self.trees_pending = !self.deleted.is_empty();
         self.ask_again(turn);
+        self.pairs_changed(turn);
         self.unpark(turn);
     }
 
@@ -159,6 +161,7 @@ impl Replica {
         device.reserving = None;
         device.freeing = None;
         turn.out.push(Effect::Register);
+        self.break_pairs_of(slot);
         self.wake_unsequenced(slot, turn);
         self.look_again(turn);
     }

@@ -5,15 +5,15 @@
 //! not served is given back here.
 
 use super::interface::{Effect, Event};
-use super::links::{self, Entry, LinkState};
-use super::request::{Kind, Request, Stage};
+use super::links::{self, Entry, LinkState, PartyId};
+use super::request::{Half, Kind, Request, Stage};
 use super::{Phase, Replica, Turn};
 use crate::buffer::Buffers;
 use crate::error::Status;
-use crate::id::{ClientId, MapVersion};
+use crate::id::{Incarnation, MapVersion};
 use crate::limits::REQUESTS_PER_CONNECTION_MAX;
 use crate::machine::LinkId;
-use crate::wire::{Body, Flags, Frame, Header, Hello, Party};
+use crate::wire::{Body, Flags, Frame, Header, Hello, Opcode, Party};
 
 impl Replica {
     pub(super) fn take_link(&mut self, link: LinkId, turn: &mut Turn<'_, impl Buffers>) {
@@ -24,8 +24,11 @@ impl Replica {
 
     /// The shell says that a link is gone.
     pub(super) fn lose_link(&mut self, link: LinkId, turn: &mut Turn<'_, impl Buffers>) {
-        if self.links.remove(link).is_some() {
+        if let Some(index) = self.peers.by_link(link) {
+            self.peer_link_failed(index, turn);
+        } else if self.links.remove(link).is_some() {
             self.abandon_requests(link, turn);
+            self.peers.look_soon();
         }
     }
 
@@ -37,7 +40,12 @@ impl Replica {
 
     pub(super) fn take_frame(&mut self, link: LinkId, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
         // A frame of a link closed here may have been on its way.
-        let Some(known) = self.links.get(link) else { return release_body(frame, turn) };
+        let Some(known) = self.links.get(link) else {
+            return match self.peers.by_link(link) {
+                Some(index) => self.take_peer_frame(index, frame, turn),
+                None => release_body(frame, turn),
+            };
+        };
         let reason = match known.state {
             LinkState::New => match (frame.body, frame.check()) {
                 (Body::Hello(hello), Ok(())) => return self.take_hello(link, frame.header, hello, turn),
@@ -45,20 +53,31 @@ impl Replica {
             },
             LinkState::Asking { .. } | LinkState::Waiting { .. } => "a frame came before the hello was answered",
             LinkState::Serving { connection, .. } if frame.header.connection != connection => "a frame of another connection number",
-            LinkState::Serving { client, .. } => match Kind::of(frame.header.opcode) {
-                Some(kind) => return self.take_request(link, client, kind, frame, turn),
-                None => "a frame that is not a request",
+            LinkState::Serving { party, .. } => match (Kind::of(frame.header.opcode), party) {
+                (Some(kind), PartyId::Client(_)) if !kind.is_of_peer() => return self.take_request(link, party, kind, frame, turn),
+                (Some(kind), PartyId::Peer(sds)) if kind.is_of_peer() => {
+                    self.peers.heard(sds, turn.now);
+                    return self.take_request(link, party, kind, frame, turn);
+                }
+                (None, PartyId::Peer(_)) if frame.header.opcode == Opcode::Beacon => return self.take_beacon(link, party, frame, turn),
+                (Some(_) | None, _) => "a frame that is not a request of such a party",
             },
         };
         release_body(frame, turn);
         self.drop_link(link, reason, turn);
     }
 
-    fn take_request(&mut self, link: LinkId, client: ClientId, kind: Kind, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
+    fn take_request(&mut self, link: LinkId, party: PartyId, kind: Kind, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
         let Some(known) = self.links.get_mut(link) else { unreachable!("found above") };
-        let refusal = if self.phase != Phase::Running {
+        let of_peer = kind.is_of_peer();
+        let own_requests = self.requests.len() - self.peer_requests;
+        // A draining server still takes what a peer needs that may have writes of ours in turn.
+        let serves = self.phase == Phase::Running || (of_peer && self.phase == Phase::Draining && own_requests > 0);
+        let share = self.options.requests_max.max(2);
+        let is_full = if of_peer { self.peer_requests >= share } else { own_requests >= share };
+        let refusal = if !serves {
             Some(Status::Stopping)
-        } else if known.outstanding >= REQUESTS_PER_CONNECTION_MAX || self.requests.is_full() {
+        } else if known.outstanding >= REQUESTS_PER_CONNECTION_MAX || is_full {
             Some(Status::NotReady)
         } else if frame.check().is_err() {
             Some(Status::Invalid)
@@ -72,11 +91,12 @@ impl Replica {
             return;
         }
         known.outstanding += 1;
+        self.peer_requests += usize::from(of_peer);
         let request = Request {
             kind,
             header: frame.header,
             cache_ids: frame.cache_ids,
-            client,
+            party,
             link: Some(link),
             stage: Stage::New,
             route: None,
@@ -89,6 +109,12 @@ impl Replica {
             room: None,
             merged: None,
             version: None,
+            local: Half::Idle,
+            remote: Half::Idle,
+            other: None,
+            remote_cache: None,
+            forward: None,
+            flushes_left: 0,
         };
         let Ok(op) = self.requests.insert(request) else { unreachable!("looked at above") };
         self.admit(op, None, turn);
@@ -96,7 +122,7 @@ impl Replica {
 
     fn take_hello(&mut self, link: LinkId, header: Header, hello: Hello, turn: &mut Turn<'_, impl Buffers>) {
         match self.judge_hello(&header, &hello) {
-            Judgement::In(client) => self.enter(link, client, header, turn),
+            Judgement::In(party, life) => self.enter(link, party, life, header, turn),
             Judgement::Out(status, reason) => self.refuse_hello(link, &header, status, reason, turn),
             Judgement::Unknown => {
                 self.links.ask(link, hello, header, turn.now.plus(self.options.map_wait));
@@ -117,46 +143,52 @@ impl Replica {
         if header.connection.get() == 0 {
             return Judgement::Out(Status::Invalid, "connection number 0");
         }
-        let Party::Client { client, ticket } = hello.party else {
-            return Judgement::Out(Status::Invalid, "a peer, but this version does not replicate");
-        };
         let Some(identity) = self.identity else { return Judgement::Unknown };
         if hello.system != identity.system {
             return Judgement::Out(Status::Invalid, "a party of another system");
         }
-        if self.view.knows(client, ticket) { Judgement::In(client) } else { Judgement::Unknown }
+        match hello.party {
+            Party::Client { client, ticket } if self.view.knows(client, ticket) => {
+                Judgement::In(PartyId::Client(client), Incarnation::new(0))
+            }
+            Party::Peer { addressed, .. } if !self.is_for_us(addressed) => {
+                Judgement::Out(Status::MapStale, "a peer that means another life of this server")
+            }
+            Party::Peer { sds, incarnation, .. } if self.view.knows_server(sds) => Judgement::In(PartyId::Peer(sds), incarnation),
+            Party::Client { .. } | Party::Peer { .. } => Judgement::Unknown,
+        }
     }
 
     /// Looks again at the hellos that wait for their client to become known.
     pub(super) fn ask_again(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         for (link, hello, header) in self.links.asking() {
             match self.judge_hello(&header, &hello) {
-                Judgement::In(client) => self.enter(link, client, header, turn),
+                Judgement::In(party, life) => self.enter(link, party, life, header, turn),
                 Judgement::Out(status, reason) => self.refuse_hello(link, &header, status, reason, turn),
                 Judgement::Unknown => {}
             }
         }
     }
 
-    fn enter(&mut self, link: LinkId, client: ClientId, header: Header, turn: &mut Turn<'_, impl Buffers>) {
-        match self.links.enter(link, client, header) {
+    fn enter(&mut self, link: LinkId, party: PartyId, life: Incarnation, header: Header, turn: &mut Turn<'_, impl Buffers>) {
+        match self.links.enter(link, party, life, header) {
             Entry::TooLow { highest } => {
                 let frame = links::hello_reply(&header, Status::Invalid, highest, self.view.version());
                 turn.out.push(Effect::Send { link, frame });
-                self.drop_link(link, "a higher connection number of this client was here before", turn);
+                self.drop_link(link, "a newer connection of this party was here before", turn);
             }
             Entry::In { former } => {
                 if let Some(former) = former {
-                    self.drop_link(former, "its client has a newer connection", turn);
+                    self.drop_link(former, "its party has a newer connection", turn);
                 }
-                self.serve_if_ready(client, turn);
+                self.serve_if_ready(party, turn);
             }
         }
     }
 
-    /// Answers the hello of a client whose former requests are all resolved (I10).
-    pub(super) fn serve_if_ready(&mut self, client: ClientId, turn: &mut Turn<'_, impl Buffers>) {
-        if let Some((link, header)) = self.links.ready(client) {
+    /// Answers the hello of a party whose former requests are all resolved (I10).
+    pub(super) fn serve_if_ready(&mut self, party: PartyId, turn: &mut Turn<'_, impl Buffers>) {
+        if let Some((link, header)) = self.links.ready(party) {
             let frame = links::hello_reply(&header, Status::Ok, header.connection, self.view.version());
             turn.out.push(Effect::Send { link, frame });
         }
@@ -185,7 +217,7 @@ impl Replica {
                     let version = self.view.version();
                     let knows_better = version > MapVersion::default() && version >= header.map_version;
                     let status = if knows_better { Status::Fenced } else { Status::NotReady };
-                    self.refuse_hello(link, &header, status, "no session of this client and ticket", turn);
+                    self.refuse_hello(link, &header, status, "no session of this client and ticket, or no such server", turn);
                 }
                 LinkState::Waiting { .. } | LinkState::Serving { .. } => unreachable!("only links that wait to enter are overdue"),
             }
@@ -199,7 +231,13 @@ impl Replica {
         header.flags = Flags::NONE;
         header.status = status;
         header.map_version = self.view.version();
-        if status == Status::MapStale
+        if kind.is_of_peer() {
+            if status == Status::MapStale
+                && let Some(pool) = self.view.pool_of(request.device, request.shard)
+            {
+                header.epoch = self.view.epoch(pool, request.shard);
+            }
+        } else if status == Status::MapStale
             && let Some(volume) = self.view.volume(request.volume)
         {
             header.epoch = self.view.epoch(volume.pool, request.shard);
@@ -216,12 +254,12 @@ impl Replica {
 }
 
 enum Judgement {
-    In(ClientId),
+    In(PartyId, Incarnation),
     Out(Status, &'static str),
     Unknown,
 }
 
-fn release_body(frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
+pub(super) fn release_body(frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
     match frame.body {
         Body::Payload { span, .. } => turn.buffers.release(span.buffer),
         Body::Empty | Body::Hello(_) => {}

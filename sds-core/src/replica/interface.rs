@@ -2,8 +2,9 @@
 
 use crate::buffer::Span;
 use crate::collections::OpId;
-use crate::id::{BootId, DeviceId, DeviceUuid, Incarnation, MapVersion, SdsId, SystemId, TreeId};
+use crate::id::{BootId, DeviceId, DeviceUuid, Incarnation, MapVersion, PoolId, SdsId, ShardId, SystemId, TreeId};
 use crate::machine::{DiskResult, LinkId};
+use crate::protocol::membership::Proposal;
 use crate::store::interface as store;
 use crate::unit::{ByteOffset, Nanos};
 use crate::view::ViewUpdate;
@@ -53,6 +54,20 @@ pub enum Input<'a> {
     Linked {
         /// The link.
         link: LinkId,
+    },
+    /// A link that [`Effect::Connect`] asked for is there.
+    PeerLinked {
+        /// To which server.
+        sds: SdsId,
+        /// The link.
+        link: LinkId,
+    },
+    /// A link that [`Effect::Connect`] asked for could not be had.
+    PeerConnectFailed {
+        /// To which server.
+        sds: SdsId,
+        /// Every address refused the connection: no process listens there any more.
+        refused: bool,
     },
     /// A link is gone.
     Unlinked {
@@ -127,6 +142,18 @@ pub enum Effect {
     Close {
         /// Which.
         link: LinkId,
+    },
+    /// Open a link to another data server; answered by [`Input::PeerLinked`] or [`Input::PeerConnectFailed`].
+    Connect {
+        /// Which.
+        sds: SdsId,
+        /// `host:port`, best first.
+        addresses: Vec<String>,
+    },
+    /// Ask the MDM to change the configuration of shards. There is no answer but a view.
+    Propose {
+        /// One for each shard.
+        proposals: Vec<(PoolId, ShardId, Proposal)>,
     },
     /// (Re-)register with the MDM: a device opened or failed.
     Register,

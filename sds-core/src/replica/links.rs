@@ -1,23 +1,33 @@
 //! Links and who is at their other end.
 //!
-//! A link must say hello within [`HELLO_WAIT`]; its client must be known by id and ticket; and of one
-//! client's links only the one with the highest connection number lives (I10): a higher number closes
+//! A link must say hello within [`HELLO_WAIT`]; its client must be known by id and ticket, or its peer by
+//! its server id and life; and of one party's links only the one with the highest connection number lives (I10): a higher number closes
 //! the lower link at once, but is answered only when everything the closed one had in the store is
-//! resolved. A client sends nothing between its hello and the answer.
+//! resolved. A party sends nothing between its hello and the answer.
 //!
 //! Must not know: what requests do.
 
 use super::interface::{Effect, Event};
 use crate::collections::Map;
 use crate::error::Status;
-use crate::id::{ClientId, ConnectionNumber, MapVersion};
+use crate::id::{ClientId, ConnectionNumber, Incarnation, MapVersion, SdsId};
 use crate::machine::{LinkId, Outbox};
+use crate::protocol::fence::{self, ConnectionFence};
 use crate::unit::Nanos;
 use crate::wire::{Frame, Header, Hello, Opcode, PROTOCOL_VERSION};
 use std::collections::VecDeque;
 
 /// How long a new link may take to say hello.
 pub(super) const HELLO_WAIT: Nanos = Nanos::from_millis(10_000);
+
+/// Who is at the other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum PartyId {
+    /// A client.
+    Client(ClientId),
+    /// A data server, with writes of shards that it is the primary of.
+    Peer(SdsId),
+}
 
 /// How far a link has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +37,9 @@ pub(super) enum LinkState {
     /// Said hello; the view does not know its client (yet).
     Asking { hello: Hello, header: Header },
     /// Let in; requests of the client's former link are still in the store.
-    Waiting { client: ClientId, header: Header },
+    Waiting { party: PartyId, header: Header },
     /// Let in and told so.
-    Serving { client: ClientId, connection: ConnectionNumber },
+    Serving { party: PartyId, connection: ConnectionNumber },
 }
 
 /// A link.
@@ -42,9 +52,11 @@ pub(super) struct Link {
     pub(super) outstanding: usize,
 }
 
-/// What is remembered of a client that has been let in.
+/// What is remembered of a party that has been let in.
 #[derive(Clone, Copy, Debug, Default)]
-struct Client {
+struct Known {
+    /// Of a client 0: its numbers rise over all its lives.
+    life: Incarnation,
     highest: ConnectionNumber,
     link: Option<LinkId>,
     /// Requests of closed links that are still in the store.
@@ -56,15 +68,15 @@ struct Client {
 pub(super) enum Entry {
     /// Its number is not above `highest`.
     TooLow { highest: ConnectionNumber },
-    /// It is the client's link now; `former` was, and is to be closed.
+    /// It is the party's link now; `former` was, and is to be closed.
     In { former: Option<LinkId> },
 }
 
-/// All links and clients.
+/// All links and parties.
 #[derive(Debug)]
 pub(super) struct Links {
     links: Map<LinkId, Link>,
-    clients: Map<ClientId, Client>,
+    parties: Map<PartyId, Known>,
     /// Deadlines of links that came, and of hellos that were kept, each in order; outdated once a
     /// link has moved on, gone with the link.
     hello_due: VecDeque<(Nanos, LinkId)>,
@@ -74,7 +86,7 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn new(links_max: usize) -> Self {
-        Self { links: Map::default(), clients: Map::default(), hello_due: VecDeque::new(), answer_due: VecDeque::new(), links_max }
+        Self { links: Map::default(), parties: Map::default(), hello_due: VecDeque::new(), answer_due: VecDeque::new(), links_max }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -107,11 +119,11 @@ impl Links {
         self.answer_due.retain(|(_, due)| *due != link);
         match gone.state {
             LinkState::New | LinkState::Asking { .. } => {}
-            LinkState::Waiting { client, .. } | LinkState::Serving { client, .. } => {
-                if let Some(client) = self.clients.get_mut(&client)
-                    && client.link == Some(link)
+            LinkState::Waiting { party, .. } | LinkState::Serving { party, .. } => {
+                if let Some(known) = self.parties.get_mut(&party)
+                    && known.link == Some(link)
                 {
-                    client.link = None;
+                    known.link = None;
                 }
             }
         }
@@ -141,31 +153,39 @@ impl Links {
         asking
     }
 
-    /// Lets a known client in over a link, if its connection number is higher than all before (I10).
-    pub(super) fn enter(&mut self, link: LinkId, client: ClientId, header: Header) -> Entry {
-        let known = self.clients.entry(client).or_default();
-        if header.connection <= known.highest {
+    /// Lets a known party in over a link, if its connection number is higher than all before in its life (I10),
+    /// and its life is not a former one (I3).
+    pub(super) fn enter(&mut self, link: LinkId, party: PartyId, life: Incarnation, header: Header) -> Entry {
+        let known = self.parties.entry(party).or_default();
+        let newer_life = life > known.life;
+        if life < known.life || !(newer_life || fence::connection(known.highest, header.connection) == ConnectionFence::Newer) {
             return Entry::TooLow { highest: known.highest };
         }
-        known.highest = header.connection;
+        (known.life, known.highest) = (life, header.connection);
         let former = known.link.replace(link);
         if let Some(entered) = self.links.get_mut(&link) {
-            entered.state = LinkState::Waiting { client, header };
+            entered.state = LinkState::Waiting { party, header };
         }
         Entry::In { former }
     }
 
-    /// The link of a client that waits and may be served now: nothing of the client is unresolved.
-    pub(super) fn ready(&mut self, client: ClientId) -> Option<(LinkId, Header)> {
-        let known = self.clients.get(&client)?;
+    /// A party's link, once it is let in, and the life it is of.
+    pub(super) fn of(&self, party: PartyId) -> Option<(LinkId, Incarnation)> {
+        let known = self.parties.get(&party)?;
+        known.link.map(|link| (link, known.life))
+    }
+
+    /// The link of a party that waits and may be served now: nothing of the party is unresolved.
+    pub(super) fn ready(&mut self, party: PartyId) -> Option<(LinkId, Header)> {
+        let known = self.parties.get(&party)?;
         if known.unresolved > 0 {
             return None;
         }
         let id = known.link?;
         let link = self.links.get_mut(&id)?;
         match link.state {
-            LinkState::Waiting { client, header } => {
-                link.state = LinkState::Serving { client, connection: header.connection };
+            LinkState::Waiting { party, header } => {
+                link.state = LinkState::Serving { party, connection: header.connection };
                 Some((id, header))
             }
             LinkState::New | LinkState::Asking { .. } | LinkState::Serving { .. } => None,
@@ -173,20 +193,24 @@ impl Links {
     }
 
     /// A request in the store has lost its link.
-    pub(super) fn orphaned(&mut self, client: ClientId) {
-        self.clients.entry(client).or_default().unresolved += 1;
+    pub(super) fn orphaned(&mut self, party: PartyId) {
+        self.parties.entry(party).or_default().unresolved += 1;
     }
 
     /// Such a request is resolved.
-    pub(super) fn resolved(&mut self, client: ClientId) {
-        let Some(known) = self.clients.get_mut(&client) else { unreachable!("a client with unresolved requests is remembered") };
+    pub(super) fn resolved(&mut self, party: PartyId) {
+        let Some(known) = self.parties.get_mut(&party) else { unreachable!("a party with unresolved requests is remembered") };
         assert!(known.unresolved > 0, "I10: resolved once for each orphaned request");
         known.unresolved -= 1;
     }
 
     /// Forgets clients that nothing remembers: no session, no link, nothing unresolved.
     pub(super) fn forget_clients(&mut self, has_session: impl Fn(ClientId) -> bool) {
-        self.clients.retain(|id, client| client.link.is_some() || client.unresolved > 0 || has_session(*id));
+        self.parties.retain(|id, known| match id {
+            PartyId::Client(client) => known.link.is_some() || known.unresolved > 0 || has_session(*client),
+            // There are few, and their former lives must stay fenced.
+            PartyId::Peer(_) => true,
+        });
     }
 
     /// A link whose time to say hello, or to be answered, is over.

@@ -4,7 +4,7 @@
 //! stores, granted locks, freed buffers, deadlines) is carried on until nothing is left to do.
 //!
 //! A request's way: [`intake`] (link, bounds) → [`admit`] (session, range, shard, epoch) → [`path`]
-//! (room, lock, sequence, store) → [`answer`]. The node's own errands: [`control`] (views,
+//! (room, lock, sequence, store) → [`answer`]. Other servers' copies: [`peer`]. The node's own errands: [`control`] (views,
 //! registration, devices), [`trees`] (deleted volumes), [`stop`].
 //!
 //! Must not know: sockets, disks, who stores the bytes.
@@ -18,6 +18,7 @@ pub mod interface;
 mod links;
 mod locks;
 mod path;
+mod peer;
 mod request;
 pub mod status;
 mod stop;
@@ -26,13 +27,14 @@ mod view;
 
 use crate::buffer::Buffers;
 use crate::collections::{OpId, SlotTable};
-use crate::id::{Incarnation, MapVersion, SystemId, TreeId};
+use crate::id::{Incarnation, MapVersion, SdsId, SystemId, TreeId};
 use crate::machine::Outbox;
 use crate::unit::Nanos;
 use devices::Devices;
 use interface::{Effect, Input, ReplicaOptions};
 use links::Links;
 use locks::RangeLocks;
+use peer::Peers;
 use request::{Request, Stage};
 pub use status::{DeviceStatus, NodeStatus};
 use std::collections::VecDeque;
@@ -50,6 +52,7 @@ struct Turn<'a, B> {
 #[derive(Clone, Copy, Debug)]
 struct Identity {
     system: SystemId,
+    sds: SdsId,
     incarnation: Incarnation,
 }
 
@@ -76,7 +79,11 @@ pub struct Replica {
     view: View,
     devices: Devices,
     links: Links,
+    peers: Peers,
     requests: SlotTable<Request>,
+    /// Of them, those of peers: they have a half of the table to themselves, so that two servers that are each
+    /// other's secondaries cannot wait for each other.
+    peer_requests: usize,
     locks: RangeLocks,
     /// Requests that wait for a newer view, by deadline; entries of dropped requests may be among them.
     parked: VecDeque<OpId>,
@@ -108,8 +115,10 @@ impl Replica {
             view: View::default(),
             devices: Devices::new(requests_max),
             links: Links::new(options.links_max),
-            requests: SlotTable::with_capacity(requests_max),
-            locks: RangeLocks::with_capacity(requests_max),
+            peers: Peers::new(requests_max),
+            requests: SlotTable::with_capacity(requests_max * 2),
+            peer_requests: 0,
+            locks: RangeLocks::with_capacity(requests_max * 2),
             parked: VecDeque::with_capacity(requests_max),
             readers_without_room: VecDeque::with_capacity(requests_max),
             fragments_without_room: VecDeque::with_capacity(requests_max),
@@ -129,11 +138,13 @@ impl Replica {
         let turn = &mut turn;
         match input {
             Input::AddDevice { slot, options } => self.devices.add(slot, options, turn),
-            Input::Registered { system, sds: _, incarnation, devices } => {
-                self.take_registration(Identity { system, incarnation }, devices, turn);
+            Input::Registered { system, sds, incarnation, devices } => {
+                self.take_registration(Identity { system, sds, incarnation }, devices, turn);
             }
             Input::View(update) => self.take_view(update, turn),
             Input::Linked { link } => self.take_link(link, turn),
+            Input::PeerLinked { sds, link } => self.peer_linked(sds, link, turn),
+            Input::PeerConnectFailed { sds, refused } => self.peer_connect_failed(sds, refused, turn),
             Input::Unlinked { link } => self.lose_link(link, turn),
             Input::Frame { link, frame } => self.take_frame(link, frame, turn),
             Input::Disk { slot, op, result } => self.devices.disk(slot, op, result, turn),
@@ -150,7 +161,7 @@ impl Replica {
             Stage::Parked { deadline } => Some(deadline),
             Stage::New | Stage::NeedsRoom | Stage::NeedsLock | Stage::Queued | Stage::InStore => None,
         });
-        [self.devices.deadline(), self.links.deadline(), parked].into_iter().flatten().min()
+        [self.devices.deadline(), self.links.deadline(), self.peers.deadline(), parked].into_iter().flatten().min()
     }
 
     /// The devices, by slot. Allocates: for heartbeats and registration, not for I/O.
@@ -175,6 +186,7 @@ impl Replica {
     /// Does what has become possible, until nothing is left.
     fn carry_on(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         self.expire(turn);
+        self.tend_peers(turn);
         loop {
             if let Some(saying) = self.devices.next() {
                 self.take_saying(saying, turn);

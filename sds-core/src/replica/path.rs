@@ -12,8 +12,9 @@ use super::admit::{self, Verdict};
 use super::answer::Answer;
 use super::devices::Errand;
 use super::interface::DeviceSlot;
+use super::links::PartyId;
 use super::locks::Access;
-use super::request::{Kind, Request, Room, Route, Stage};
+use super::request::{Half, Kind, Request, Room, Route, Stage};
 use super::{Phase, Replica, Turn};
 use crate::buffer::{BufferClass, Buffers};
 use crate::collections::OpId;
@@ -34,7 +35,11 @@ impl Replica {
                     request.route = Some(route);
                     request.stage = Stage::New;
                 }
-                self.prepare(op, turn);
+                match self.take_replicate(op, &route) {
+                    None => self.prepare(op, turn),
+                    Some(Ok(())) => self.finish(op, Answer::Done, turn),
+                    Some(Err(status)) => self.finish(op, Answer::Refused(status), turn),
+                }
             }
             Verdict::Refuse(status) => self.finish(op, Answer::Refused(status), turn),
             Verdict::Park { pull, late } => self.park(op, deadline, pull, late, turn),
@@ -42,10 +47,24 @@ impl Replica {
     }
 
     fn check(&self, request: &Request) -> Verdict {
-        admit::check(request.kind, &request.header, &request.cache_ids, request.client, &self.view, &self.devices)
+        let PartyId::Client(client) = request.party else { return self.check_peer(request) };
+        let verdict = admit::check(request.kind, &request.header, &request.cache_ids, client, &self.view, &self.devices);
+        match verdict {
+            Verdict::Serve(route) if !self.peers.is_empty() && !self.may_serve_now(request.kind, &route) => {
+                Verdict::Park { pull: None, late: Status::NotReady }
+            }
+            Verdict::Serve(_) | Verdict::Refuse(_) | Verdict::Park { .. } => verdict,
+        }
     }
 
-    fn park(&mut self, op: OpId, deadline: Option<Nanos>, pull: Option<MapVersion>, late: Status, turn: &mut Turn<'_, impl Buffers>) {
+    pub(super) fn park(
+        &mut self,
+        op: OpId,
+        deadline: Option<Nanos>,
+        pull: Option<MapVersion>,
+        late: Status,
+        turn: &mut Turn<'_, impl Buffers>,
+    ) {
         let deadline = deadline.unwrap_or(turn.now.plus(self.options.map_wait));
         // Half of the table at most waits for views, so that the rest can go on.
         let crowded = self.parked.len() >= self.requests_max() / 2;
@@ -107,7 +126,7 @@ impl Replica {
     fn prepare(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(request) = self.requests.get_mut(op) else { return };
         if let (Some((span, checksums)), false) = (&request.payload, request.verified) {
-            if request.kind == Kind::Write && !span.start.is_multiple_of(BLOCK_BYTES) {
+            if matches!(request.kind, Kind::Write | Kind::Replicate) && !span.start.is_multiple_of(BLOCK_BYTES) {
                 return self.finish(op, Answer::Refused(Status::Invalid), turn);
             }
             if !checksums.match_blocks(turn.buffers.bytes(*span)) {
@@ -174,8 +193,8 @@ impl Replica {
         let Some(route) = request.route else { unreachable!("a request is routed before it is prepared") };
         let access = match request.kind {
             Kind::Read | Kind::BlockStatus => Access::Shared,
-            Kind::Write | Kind::Fragment | Kind::Zero => Access::Exclusive,
-            Kind::Flush => return self.enqueue(op, route.slot, turn),
+            Kind::Write | Kind::Fragment | Kind::Zero | Kind::Replicate | Kind::ReplicateZero => Access::Exclusive,
+            Kind::Flush | Kind::ReplicateFlush => return self.enqueue(op, route.slot, turn),
         };
         let (lock, granted) = self.locks.acquire(op, route.key, route.range, access);
         request.lock = Some(lock);
@@ -232,7 +251,20 @@ impl Replica {
         let Some(request) = self.requests.get(op) else { return };
         let Some(route) = request.route else { unreachable!("routed before") };
         let reads_first = request.kind == Kind::Fragment && request.merged.is_none();
-        if request.kind.changes() && !reads_first && request.version.is_none() {
+        if let Some(version) = request.version.filter(|_| request.kind.is_of_peer()) {
+            // What a primary has numbered is below our own durable ceiling before it is applied.
+            let above = self.is_above_ceiling(slot, version);
+            self.reserve(slot, version.sequence, turn);
+            if above && self.is_above_ceiling(slot, version) {
+                if let Some(device) = self.devices.get_mut(slot) {
+                    device.unsequenced.push_back(op);
+                }
+                return;
+            }
+        } else if request.kind.changes() && !reads_first && request.version.is_none() {
+            if !self.has_room_to_forward(&route) {
+                return self.finish(op, Answer::Refused(Status::NotReady), turn);
+            }
             let Some(version) = self.take_version(&route, slot, turn) else {
                 if let Some(device) = self.devices.get_mut(slot) {
                     device.unsequenced.push_back(op);
@@ -242,9 +274,15 @@ impl Replica {
             if let Some(request) = self.requests.get_mut(op) {
                 request.version = Some(version);
             }
+            if !self.peers.is_empty() {
+                self.forward_write(op, turn);
+            }
+        } else if request.kind == Kind::Flush && !self.peers.is_empty() && !self.forward_flush(op, slot, turn) {
+            return self.finish(op, Answer::Refused(Status::NotReady), turn);
         }
         let Some(request) = self.requests.get_mut(op) else { return };
         request.stage = Stage::InStore;
+        request.local = Half::Pending;
         let command = command(request, &route);
         self.devices.submit(slot, op, command, turn);
     }
@@ -276,7 +314,7 @@ fn command(request: &Request, route: &Route) -> store::Request {
     let version = || request.version.unwrap_or_else(|| unreachable!("given out just before"));
     match request.kind {
         Kind::Read => store::Request::Read { key, range, span: room() },
-        Kind::Write => {
+        Kind::Write | Kind::Replicate => {
             let Some((span, checksums)) = request.payload else { unreachable!("a write's shape was checked") };
             store::Request::Write { key, range, span, checksums, version: version(), durable }
         }
@@ -284,8 +322,10 @@ fn command(request: &Request, route: &Route) -> store::Request {
             None => store::Request::Read { key, range, span: room() },
             Some(checksums) => store::Request::Write { key, range, span: room(), checksums, version: version(), durable },
         },
-        Kind::Zero => store::Request::Zero { key, range, version: version(), free: request.header.flags.contains(Flags::TRIM), durable },
-        Kind::Flush => store::Request::Flush,
+        Kind::Zero | Kind::ReplicateZero => {
+            store::Request::Zero { key, range, version: version(), free: request.header.flags.contains(Flags::TRIM), durable }
+        }
+        Kind::Flush | Kind::ReplicateFlush => store::Request::Flush,
         Kind::BlockStatus => store::Request::Status { key, range },
     }
 }
@@ -296,6 +336,6 @@ const fn room_needed(kind: Kind, length: u32) -> Option<u32> {
         Kind::Read => Some(length),
         Kind::Fragment => Some(BLOCK_BYTES),
         Kind::BlockStatus => Some(BLOCK_STATUS_BYTES),
-        Kind::Write | Kind::Zero | Kind::Flush => None,
+        Kind::Write | Kind::Zero | Kind::Flush | Kind::Replicate | Kind::ReplicateZero | Kind::ReplicateFlush => None,
     }
 }

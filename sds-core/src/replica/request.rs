@@ -1,4 +1,4 @@
-//! A client's request from acceptance to answer.
+//! A client's or a peer's request from acceptance to answer.
 //!
 //! Stages: `Parked` (a newer view must come) → `NeedsRoom` → `NeedsLock` → `Queued` (the store takes
 //! no more, or no sequence is reserved) → `InStore`, twice for a fragment. A request that has never been
@@ -7,14 +7,18 @@
 //! Invariant: a request owns the buffers named in it, and gives each back exactly once.
 
 use super::interface::DeviceSlot;
+use super::links::PartyId;
 use super::locks::LockId;
 use crate::buffer::{BufferId, Span};
 use crate::checksum::ChecksumList;
-use crate::id::{ClientId, Epoch, PoolId, ShardId, Version};
+use crate::collections::OpId;
+use crate::error::Status;
+use crate::id::{Epoch, PoolId, ShardId, Version};
 use crate::machine::LinkId;
+use crate::map::Member;
 use crate::store::interface::{BlockRange, ExtentKey};
 use crate::unit::Nanos;
-use crate::wire::{CacheIds, Header, Opcode};
+use crate::wire::{CacheId, CacheIds, Header, Opcode};
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,12 @@ pub(super) enum Kind {
     Zero,
     Flush,
     BlockStatus,
+    /// A primary's write, to its secondary.
+    Replicate,
+    /// A primary's zeroes, to its secondary.
+    ReplicateZero,
+    /// A primary's flush, to a secondary's device.
+    ReplicateFlush,
 }
 
 impl Kind {
@@ -40,13 +50,10 @@ impl Kind {
             Opcode::Hello | Opcode::HelloReply | Opcode::ReadReply | Opcode::WriteReply | Opcode::FlushReply | Opcode::BlockStatusReply => {
                 None
             }
-            Opcode::Replicate
-            | Opcode::ReplicateZero
-            | Opcode::ReplicateReply
-            | Opcode::ReplicateFlush
-            | Opcode::ReplicateFlushReply
-            | Opcode::Beacon
-            | Opcode::Grant => None,
+            Opcode::Replicate => Some(Self::Replicate),
+            Opcode::ReplicateZero => Some(Self::ReplicateZero),
+            Opcode::ReplicateFlush => Some(Self::ReplicateFlush),
+            Opcode::ReplicateReply | Opcode::ReplicateFlushReply | Opcode::Beacon | Opcode::Grant => None,
         }
     }
 
@@ -57,14 +64,24 @@ impl Kind {
             Self::Write | Self::Fragment | Self::Zero => Opcode::WriteReply,
             Self::Flush => Opcode::FlushReply,
             Self::BlockStatus => Opcode::BlockStatusReply,
+            Self::Replicate | Self::ReplicateZero => Opcode::ReplicateReply,
+            Self::ReplicateFlush => Opcode::ReplicateFlushReply,
         }
     }
 
     /// Whether it changes blocks.
     pub(super) const fn changes(self) -> bool {
         match self {
-            Self::Write | Self::Fragment | Self::Zero => true,
-            Self::Read | Self::Flush | Self::BlockStatus => false,
+            Self::Write | Self::Fragment | Self::Zero | Self::Replicate | Self::ReplicateZero => true,
+            Self::Read | Self::Flush | Self::BlockStatus | Self::ReplicateFlush => false,
+        }
+    }
+
+    /// Whether it is a primary's, to its secondary.
+    pub(super) const fn is_of_peer(self) -> bool {
+        match self {
+            Self::Replicate | Self::ReplicateZero | Self::ReplicateFlush => true,
+            Self::Read | Self::Write | Self::Fragment | Self::Zero | Self::Flush | Self::BlockStatus => false,
         }
     }
 }
@@ -100,13 +117,23 @@ pub(super) struct Route {
     pub(super) epoch: Epoch,
 }
 
+/// How one copy of a write, or of a flush, stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    /// It is not asked for it.
+    Idle,
+    Pending,
+    Done,
+    Refused(Status),
+}
+
 /// A request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
     pub(super) kind: Kind,
     pub(super) header: Header,
     pub(super) cache_ids: CacheIds,
-    pub(super) client: ClientId,
+    pub(super) party: PartyId,
     /// Where the answer goes; `None` once the link is gone.
     pub(super) link: Option<LinkId>,
     pub(super) stage: Stage,
@@ -122,6 +149,18 @@ pub(super) struct Request {
     pub(super) merged: Option<ChecksumList>,
     /// Given to it when it went to the store.
     pub(super) version: Option<Version>,
+    /// Our copy.
+    pub(super) local: Half,
+    /// The other copy.
+    pub(super) remote: Half,
+    /// Whose that is.
+    pub(super) other: Option<Member>,
+    /// What keeps the other copy until it is flushed.
+    pub(super) remote_cache: Option<CacheId>,
+    /// The write on its way to the other copy.
+    pub(super) forward: Option<OpId>,
+    /// Devices of others that have not answered a flush yet.
+    pub(super) flushes_left: usize,
 }
 
 /// A buffer of a request's own.

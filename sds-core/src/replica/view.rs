@@ -7,19 +7,31 @@
 //!
 //! Must not know: links, requests, stores.
 
+pub(super) mod pair;
+
 use super::interface::DeviceSlot;
+use super::peer::{PeerIndex, Peers};
 use crate::collections::Map;
-use crate::id::{ClientId, DeviceId, Epoch, Incarnation, MapVersion, PoolId, ShardId, ShardSequence, Ticket, TreeId, VolumeId};
+use crate::id::{ClientId, DeviceId, Epoch, Incarnation, MapVersion, PoolId, SdsId, ShardId, ShardSequence, Ticket, TreeId, VolumeId};
 use crate::map::{Member, ShardEntry, ShardMap};
-use crate::view::{ViewUpdate, VolumeView};
+use crate::protocol::lease::Granted;
+use crate::unit::Nanos;
+use crate::view::{SdsView, ViewUpdate, VolumeView};
+use pair::{Pair, Partner};
 
 /// A shard as this node has it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct LocalShard {
     /// Device that serves it; `None` when it is not ours.
     slot: Option<DeviceSlot>,
-    /// Next sequence to give out, if it is ours.
+    /// Next sequence to give out, if it is ours; above all that have come, if we are its secondary.
     next: ShardSequence,
+    /// Epoch that the rest was worked out for.
+    epoch: Epoch,
+    /// With another server's copy.
+    pair: Option<Box<Pair>>,
+    /// Whom it was taken over from, and what lease that server then had.
+    grace: Option<(PeerIndex, Granted)>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +71,10 @@ pub(super) struct View {
     volumes: Map<VolumeId, VolumeView>,
     pools: Map<PoolId, Pool>,
     epochs_refused: u64,
+    /// Servers, and whose the devices are.
+    servers: Vec<SdsView>,
+    owners: Map<DeviceId, SdsId>,
+    partners: Vec<Partner>,
 }
 
 impl View {
@@ -148,11 +164,16 @@ impl View {
             self.volumes.clear();
             self.volumes.extend(volumes.iter().map(|volume| (volume.id, volume.clone())));
         }
+        if let Some((devices, servers)) = &update.servers {
+            self.servers.clone_from(servers);
+            self.owners.clear();
+            self.owners.extend(devices.iter().map(|device| (device.id, device.sds)));
+        }
         true
     }
 
     /// Works out anew which shards are served here. `slot_of` names our device that is this member now.
-    pub(super) fn localize(&mut self, slot_of: impl Fn(Member) -> Option<DeviceSlot>) {
+    pub(super) fn localize(&mut self, slot_of: impl Fn(Member) -> Option<DeviceSlot>, peers: &mut Peers, now: Nanos) {
         for pool in self.pools.values_mut() {
             for (entry, local) in pool.map.shards.iter().zip(&mut pool.local) {
                 local.slot = entry.in_sync.primary().and_then(&slot_of);
@@ -161,6 +182,7 @@ impl View {
                 local.next = local.next.max(entry.first_sequence).max(ShardSequence::new(1));
             }
         }
+        self.pair_up(slot_of, peers, now);
     }
 }
 

@@ -17,6 +17,7 @@ use sds_core::error::Status;
 use sds_core::id::*;
 use sds_core::machine::{DiskResult, LinkId, Outbox};
 use sds_core::map::{InSync, Member, ShardEntry, ShardMap};
+use sds_core::protocol::membership::Proposal;
 use sds_core::replica::Replica;
 use sds_core::replica::interface::*;
 use sds_core::shard::shard_of;
@@ -40,6 +41,8 @@ pub const DEVICE_ID: DeviceId = DeviceId::new(7);
 pub const ALICE: ClientId = ClientId::new(0xa11ce);
 pub const BOB: ClientId = ClientId::new(0xb0b);
 pub const DEVICE_BYTES: u64 = 64 << 20;
+/// Links from here on go to another node.
+pub const PEER_LINKS: u64 = 1_000_000;
 pub const MAP_WAIT: Nanos = Nanos::from_millis(500);
 
 pub fn ticket(client: ClientId) -> Ticket {
@@ -192,6 +195,14 @@ pub enum Sent {
     Flush { op: OpId },
 }
 
+/// A frame under way to another node, its bytes beside it.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    pub link: LinkId,
+    pub frame: Frame,
+    pub bytes: Vec<u8>,
+}
+
 /// An answer as a client sees it; its buffer is back in the pool.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -216,6 +227,13 @@ pub struct Node {
     pub answers: VecDeque<Answer>,
     pub closed: Vec<LinkId>,
     pub registers: usize,
+    /// Servers that a link is wanted to.
+    pub connects: Vec<SdsId>,
+    pub proposals: Vec<(PoolId, ShardId, Proposal)>,
+    /// Frames sent over links to another node, with their bytes.
+    pub flights: Vec<Flight>,
+    pub sds: SdsId,
+    pub first_device: DeviceId,
     pub confirmed: Vec<MapVersion>,
     pub pulls: Vec<MapVersion>,
     pub freed: Vec<(DeviceId, Vec<TreeId>)>,
@@ -282,6 +300,11 @@ impl Node {
             answers: VecDeque::new(),
             closed: Vec::new(),
             registers: 0,
+            connects: Vec::new(),
+            proposals: Vec::new(),
+            flights: Vec::new(),
+            sds: SdsId::new(1),
+            first_device: DEVICE_ID,
             confirmed: Vec::new(),
             pulls: Vec::new(),
             freed: Vec::new(),
@@ -303,8 +326,8 @@ impl Node {
 
     pub fn register(&mut self) {
         let uuids: Vec<_> = self.replica.devices().iter().filter(|device| !device.uuid.is_nil()).map(|device| device.uuid).collect();
-        let ids: Vec<_> = uuids.iter().enumerate().map(|(at, uuid)| (*uuid, DeviceId::new(DEVICE_ID.get() + at as u32))).collect();
-        self.input(Input::Registered { system: SYSTEM, sds: SdsId::new(1), incarnation: self.incarnation, devices: &ids });
+        let ids: Vec<_> = uuids.iter().enumerate().map(|(at, uuid)| (*uuid, DeviceId::new(self.first_device.get() + at as u32))).collect();
+        self.input(Input::Registered { system: SYSTEM, sds: self.sds, incarnation: self.incarnation, devices: &ids });
     }
 
     /// All shards on our first device at this epoch, from the device's ceiling on.
@@ -353,6 +376,8 @@ impl Node {
                 Effect::DiskFlush { slot, op } => self.sent.push_back((slot, Sent::Flush { op })),
                 Effect::Send { link, frame } => self.take(link, frame),
                 Effect::Close { link } => self.closed.push(link),
+                Effect::Connect { sds, .. } => self.connects.push(sds),
+                Effect::Propose { proposals } => self.proposals.extend(proposals),
                 Effect::Register => self.registers += 1,
                 Effect::Confirm { version } => self.confirmed.push(version),
                 Effect::Pull { at_least } => self.pulls.push(at_least),
@@ -378,7 +403,11 @@ impl Node {
             }
             Body::Empty | Body::Hello(_) => Vec::new(),
         };
-        self.answers.push_back(Answer { link, header: frame.header, cache_ids: frame.cache_ids, bytes });
+        if link.get() >= PEER_LINKS {
+            self.flights.push(Flight { link, frame, bytes });
+        } else {
+            self.answers.push_back(Answer { link, header: frame.header, cache_ids: frame.cache_ids, bytes });
+        }
     }
 
     /// Carries out and completes one sent disk request.

@@ -167,6 +167,8 @@ impl World {
             Effect::DiskFlush { slot, op } => self.ask_disk(server, slot, op, Ask::Flush),
             Effect::Send { link, frame } => self.send_frame(self.servers[server].process, link, Side::Server, frame),
             Effect::Close { link } => self.close_link(link, Side::Server),
+            // No pool has two copies yet.
+            Effect::Connect { .. } | Effect::Propose { .. } => {}
             Effect::Register => self.register(server),
             Effect::Confirm { version } => self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Confirm { version })),
             Effect::Pull { at_least } => self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Pull { at_least })),
