@@ -133,7 +133,7 @@ fn the_status_shows_servers_devices_shards_and_sessions() {
     assert_eq!(status["sds"][0]["name"], "node-1");
     assert_eq!((&status["sds"][1]["state"], &status["sds"][1]["up_to_date"]), (&json!("up"), &json!(true)));
     assert_eq!(status["sds"][0]["devices"][0]["state"], json!({"is": "open"}));
-    assert_eq!(status["pools"][0]["shards"], json!({"total": 4096, "ok": 4096, "unavailable": 0}));
+    assert_eq!(status["pools"][0]["shards"], json!({"total": 4096, "clean": 4096, "degraded": 0, "rebuilding": 0, "unavailable": 0}));
     assert_eq!(status["pools"][0]["raw_bytes"], 2_u64 << 30);
     assert_eq!(status["volumes"][0]["sessions"][0]["mode"], "exclusive");
     assert_eq!(status["volumes"][0]["sessions"][0]["orphaned"], false);

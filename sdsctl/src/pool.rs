@@ -30,11 +30,16 @@ pub(crate) fn run(api: &Api, output: Output, command: &PoolCommand) -> Result<St
 pub(crate) fn list(pools: &[PoolStatus]) -> String {
     let mut table = Table::new(&["POOL", ">COPIES", ">DEVICES", ">RAW", ">USED", ">FREE", ">FULL", ">PROMISED", "SHARDS"]);
     for pool in pools {
-        let shards = match (pool.shards.total, pool.shards.unavailable) {
-            (0, _) => "placed with the first volume".to_owned(),
-            (total, 0) => format!("{total} ok"),
-            (_, unavailable) => format!("{} ok, {unavailable} unavailable", pool.shards.ok),
-        };
+        let counts = pool.shards;
+        let states = [
+            (counts.clean, "clean"),
+            (counts.rebuilding, "rebuilding"),
+            (counts.degraded, "degraded"),
+            (counts.unavailable, "unavailable"),
+        ];
+        let shards: Vec<String> =
+            states.into_iter().filter(|(count, _)| *count > 0).map(|(count, state)| format!("{count} {state}")).collect();
+        let shards = if counts.total == 0 { "placed with the first volume".to_owned() } else { shards.join(", ") };
         table.row([
             pool.name.clone(),
             pool.copies.count().to_string(),

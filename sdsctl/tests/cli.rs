@@ -140,7 +140,7 @@ fn the_status_shows_everything() {
         "node-1",
         "/data/disk0",
         "default",
-        "4096 ok",
+        "4096 clean",
         "one",
         "! device \"/data/disk0\"",
         "! /data/disk0: volume 1 extent 2 block 3",

@@ -136,9 +136,13 @@ pub struct DeviceStatus {
 pub struct ShardCounts {
     /// All; 0 until the pool's first volume is made.
     pub total: u32,
-    /// Served.
-    pub ok: u32,
-    /// Not served: their device or its server is not there.
+    /// Served, with as many copies in sync as the pool keeps.
+    pub clean: u32,
+    /// Served, with a copy less in sync, or one whose server is not there.
+    pub degraded: u32,
+    /// Served, with a copy less in sync while another joins.
+    pub rebuilding: u32,
+    /// Not served: their primary's device or its server is not there.
     pub unavailable: u32,
 }
 

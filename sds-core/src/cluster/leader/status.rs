@@ -12,6 +12,7 @@ use crate::cluster::rfc3339;
 use crate::cluster::state::{Device, Pool, Server, Volume};
 use crate::control::{Capacity, DeviceReport, DeviceState};
 use crate::id::{DeviceId, PoolId, SdsId, VolumeId};
+use crate::map::Member;
 use crate::view::SessionMode;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -140,10 +141,6 @@ impl Leader {
         let sum = |of: fn(&Capacity) -> u64| records.iter().map(|device| of(&self.capacity_of(device))).sum::<u64>();
         let (raw, used, reclaimable) =
             (sum(|capacity| capacity.total.get()), sum(|capacity| capacity.used.get()), sum(|capacity| capacity.reclaimable.get()));
-        let serving: BTreeSet<DeviceId> =
-            devices.iter().copied().filter(|id| self.cluster.device(*id).is_some_and(|device| self.serves(device))).collect();
-        let ok = pool.map.shards.iter().filter(|entry| entry.in_sync.primary().is_some_and(|member| serving.contains(&member.device)));
-        let (total, ok) = (pool.map.shard_count(), u32::try_from(ok.count()).unwrap_or(u32::MAX));
         PoolStatus {
             id: id.get(),
             name: pool.name.clone(),
@@ -154,8 +151,32 @@ impl Leader {
             reclaimable_bytes: reclaimable,
             free_bytes: raw.saturating_sub(used).saturating_sub(reclaimable),
             provisioned_bytes: self.cluster.pool_provisioned(id).get(),
-            shards: ShardCounts { total, ok, unavailable: total - ok },
+            shards: self.shard_counts(pool, &devices),
         }
+    }
+
+    fn shard_counts(&self, pool: &Pool, devices: &BTreeSet<DeviceId>) -> ShardCounts {
+        // A device that has restarted is there, but not as the member it was.
+        let lives = devices.iter().filter_map(|id| Some((*id, self.cluster.device(*id)?)));
+        let serving: BTreeSet<Member> = lives
+            .filter(|(_, device)| self.serves(device))
+            .map(|(id, device)| Member { device: id, incarnation: device.incarnation })
+            .collect();
+        let mut counts = ShardCounts { total: pool.map.shard_count(), ..ShardCounts::default() };
+        for entry in &pool.map.shards {
+            let members = entry.in_sync.members();
+            let count = if !entry.in_sync.primary().is_some_and(|primary| serving.contains(&primary)) {
+                &mut counts.unavailable
+            } else if members.len() >= pool.copies.count() && members.iter().all(|member| serving.contains(member)) {
+                &mut counts.clean
+            } else if entry.joining.is_some_and(|joining| serving.contains(&joining)) {
+                &mut counts.rebuilding
+            } else {
+                &mut counts.degraded
+            };
+            *count += 1;
+        }
+        counts
     }
 
     pub(super) fn volume_statuses(&self) -> Vec<VolumeStatus> {
@@ -220,6 +241,10 @@ fn alerts(status: &SystemStatus) -> Vec<String> {
         let name = &pool.name;
         if pool.shards.unavailable > 0 {
             alerts.push(format!("pool {name:?}: {} of {} shards are unavailable", pool.shards.unavailable, pool.shards.total));
+        }
+        if pool.shards.degraded + pool.shards.rebuilding > 0 {
+            let (degraded, rebuilding) = (pool.shards.degraded, pool.shards.rebuilding);
+            alerts.push(format!("pool {name:?}: shards have one copy only: {degraded} are degraded, {rebuilding} are rebuilding"));
         }
         let taken = pool.raw_bytes - pool.free_bytes;
         if pool.raw_bytes > 0 && taken >= pool.raw_bytes / 100 * NEARLY_FULL_PERCENT {

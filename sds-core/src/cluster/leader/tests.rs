@@ -529,7 +529,7 @@ fn the_status_tells_up_from_down() {
     let mut test = Test::with_volume();
     let status = test.status();
     assert!(status.alerts.is_empty(), "{:?}", status.alerts);
-    assert_eq!((status.pools[0].shards.total, status.pools[0].shards.ok), (4096, 4096));
+    assert_eq!((status.pools[0].shards.total, status.pools[0].shards.clean), (4096, 4096));
     assert_eq!((status.pools[0].raw_bytes, status.pools[0].used_bytes), (3 << 30, 3 << 20));
     assert_eq!(status.pools[0].free_bytes, (3 << 30) - (3 << 20));
     test.unlink(1);
@@ -633,6 +633,16 @@ impl Test {
         (id, pool.map.shards.clone())
     }
 
+    /// Time passes; one server sends heartbeats.
+    fn pass_pairs(&mut self, ms: u64, link: u64) {
+        for turn in 0..ms / 500 {
+            self.now_ms += 500;
+            let devices = vec![paired(link, DeviceState::Open)];
+            self.sds(link, SdsToMdm::Heartbeat { loop_turns: turn, oldest_disk_request_ms: 0, devices });
+            self.step(Input::Wake);
+        }
+    }
+
     /// The device of this link asks for every shard without the other.
     fn shrink_all(&mut self, link: u64) {
         let (pool, shards) = self.pairs();
@@ -681,6 +691,32 @@ fn proposals_of_others_and_too_many_are_refused() {
     assert!(test.refused(1).expect("refused").contains("65536 are allowed"));
     test.sds(9, SdsToMdm::Propose { proposals: vec![proposal] });
     assert!(test.refused(9).expect("refused").contains("not Register"));
+}
+
+#[test]
+fn shards_of_two_copies_are_counted_by_state() {
+    let mut test = with_pairs();
+    let counts = |test: &mut Test| {
+        let pool = test.status().pools.into_iter().find(|pool| pool.name == "pairs").expect("there");
+        (pool.shards.clean, pool.shards.degraded, pool.shards.rebuilding, pool.shards.unavailable)
+    };
+    assert_eq!(counts(&mut test), (8, 0, 0, 0));
+    test.unlink(2);
+    test.pass_pairs(3_500, 1);
+    assert_eq!(counts(&mut test), (0, 4, 0, 4), "each device is primary of half of them");
+    test.shrink_all(1);
+    assert_eq!(counts(&mut test), (0, 8, 0, 0));
+    assert!(test.status().alerts.iter().any(|alert| alert.contains("8 are degraded")), "{:?}", test.status().alerts);
+    test.register(12, 2, 8, vec![paired(2, DeviceState::Open)]);
+    assert_eq!(counts(&mut test), (0, 0, 8, 0));
+    let (pool, shards) = test.pairs();
+    let change = crate::protocol::membership::Change::Grow;
+    let grow = |(entry, shard): (&ShardEntry, u32)| {
+        (pool, ShardId::new(shard), Proposal { base: entry.epoch, proposer: entry.in_sync.primary(), change })
+    };
+    let proposals = shards.iter().zip(0..).map(grow).collect();
+    test.sds(1, SdsToMdm::Propose { proposals });
+    assert_eq!(counts(&mut test), (8, 0, 0, 0));
 }
 
 #[test]
