@@ -38,6 +38,9 @@ fn log_cluster(event: &cluster::Event) {
         cluster::Event::DeviceWentBack { device } => {
             tracing::error!(%device, "device went back in time: its sequence ceiling is lower than it was");
         }
+        cluster::Event::DeviceForgot { device, flushed, found } => {
+            tracing::error!(%device, %flushed, %found, "device has forgotten: its log ends before what it had flushed");
+        }
         cluster::Event::ShardsAdvanced { device, shards } => tracing::info!(%device, shards, "shards have a new epoch"),
         cluster::Event::ShardsChanged { sds, shards } => tracing::info!(%sds, shards, "shards have a new configuration"),
         cluster::Event::ShardsJoining { device, shards } => tracing::info!(%device, shards, "device joins shards it fell out of"),

@@ -7,8 +7,8 @@
 //! Invariant: nothing here is on the I/O path.
 
 use crate::id::{
-    ClientId, DeviceId, DeviceUuid, Epoch, Incarnation, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, ShardSequence,
-    SystemId, Ticket, TreeId, VolumeId,
+    ClientId, DeviceId, DeviceUuid, Epoch, Incarnation, LogSequence, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId,
+    ShardSequence, SystemId, Ticket, TreeId, VolumeId,
 };
 use crate::protocol::membership::Proposal;
 use crate::unit::ByteCount;
@@ -103,6 +103,9 @@ pub struct DeviceReport {
     pub capacity: Capacity,
     /// No sequence at or above this has been used on it.
     pub sequence_ceiling: ShardSequence,
+    /// Its flushed position: the newest block of its log known to be on the medium; when it has just opened, where its log ended.
+    /// 0 where that is not known.
+    pub flushed: LogSequence,
     /// What went wrong so far.
     pub faults: FaultCounts,
     /// The most recent data faults, for people (`volume 3 extent 17 block 4 …`).

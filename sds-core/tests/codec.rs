@@ -28,6 +28,7 @@ fn register() -> SdsToMdm {
             state: DeviceState::Failed { reason: "gone".to_owned() },
             capacity: Capacity { total: ByteCount::new(1 << 40), ..Capacity::default() },
             sequence_ceiling: ShardSequence::new(1 << 50),
+            flushed: LogSequence::new(1 << 40),
             faults: FaultCounts { data_mismatches: 1, ..FaultCounts::default() },
             recent_faults: vec!["volume 3 extent 1 block 2".to_owned()],
         }],

@@ -5,7 +5,7 @@
 
 use crate::config::DeviceConfig;
 use sds_core::control::{Capacity, DeviceReport, DeviceState, FaultCounts};
-use sds_core::id::{DeviceId, DeviceUuid, Incarnation, MapVersion, SdsId, ShardSequence, SystemId, TreeId};
+use sds_core::id::{DeviceId, DeviceUuid, Incarnation, LogSequence, MapVersion, SdsId, ShardSequence, SystemId, TreeId};
 use sds_core::replica::DeviceStatus;
 use sds_core::replica::interface::DeviceSlot;
 use sds_core::store::interface::StoreOptions;
@@ -71,6 +71,8 @@ pub(crate) fn device_reports(configs: &[DeviceConfig], stages: &[Stage], statuse
             state: DeviceState::Opening { done_per_mille: 0 },
             capacity: Capacity::default(),
             sequence_ceiling: ShardSequence::new(0),
+            // The store does not say yet: not known.
+            flushed: LogSequence::default(),
             faults: FaultCounts::default(),
             recent_faults: Vec::new(),
         };

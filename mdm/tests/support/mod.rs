@@ -71,6 +71,7 @@ pub fn device(uuid: u128, state: DeviceState) -> DeviceReport {
         state,
         capacity: Capacity { total: ByteCount::new(1 << 30), ..Capacity::default() },
         sequence_ceiling: ShardSequence::default(),
+        flushed: sds_core::id::LogSequence::default(),
         faults: FaultCounts::default(),
         recent_faults: Vec::new(),
     }

@@ -7,7 +7,8 @@
 use crate::codec::{self, CodecError};
 use crate::control::Capacity;
 use crate::id::{
-    ClientId, DeviceId, DeviceUuid, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, ShardSequence, SystemId, Ticket, TreeId, VolumeId,
+    ClientId, DeviceId, DeviceUuid, LogSequence, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, ShardSequence, SystemId, Ticket,
+    TreeId, VolumeId,
 };
 use crate::map::Copies;
 use crate::protocol::membership::Proposal;
@@ -123,6 +124,10 @@ pub struct RegisterDevice {
     pub capacity: Capacity,
     /// No sequence at or above this has been used on it.
     pub sequence_ceiling: ShardSequence,
+    /// Its flushed position, when it has just opened that where its log ended; 0: not known.
+    pub flushed: LogSequence,
+    /// The newest flushed position the proposer has heard of it, in whatever life.
+    pub heard: LogSequence,
 }
 
 /// A volume to be made.

@@ -7,7 +7,7 @@
 use super::state::{Device, Server};
 use crate::id::{DeviceId, SdsId, ShardSequence};
 use crate::limits::SEQUENCE_HEADROOM;
-use crate::map::{Member, ShardEntry};
+use crate::map::{Copies, Member, ShardEntry};
 use crate::protocol::membership::{self, Change, Proposal, Refused, Registered};
 use std::collections::BTreeMap;
 
@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 pub(super) struct Known<'a> {
     pub(super) devices: &'a BTreeMap<DeviceId, Device>,
     pub(super) servers: &'a BTreeMap<SdsId, Server>,
+    /// How many copies the shards in question have.
+    pub(super) copies: Copies,
 }
 
 impl Known<'_> {
@@ -29,7 +31,7 @@ impl Known<'_> {
     pub(super) fn commit(&self, entry: &ShardEntry, proposal: &Proposal) -> Result<ShardEntry, Refused> {
         let registered = |device: DeviceId| {
             let serving = self.serving(device)?;
-            Some(Registered { incarnation: serving.incarnation, amnesic: false })
+            Some(Registered { incarnation: serving.incarnation, amnesic: self.has_forgotten(entry, device) })
         };
         let used = entry.in_sync.members().iter().filter_map(|member| self.devices.get(&member.device));
         let ceiling = used.map(|device| device.sequence_ceiling).fold(entry.first_sequence, ShardSequence::max);
@@ -62,6 +64,15 @@ impl Known<'_> {
         let proposal = Proposal { base: entry.epoch, proposer: None, change: Change::Join { joiner } };
         *entry = self.commit(entry, &proposal).ok()?;
         Some(joiner.device)
+    }
+
+    /// Whether the device has forgotten what it flushed since it became a member (I13). Of one that is no member it is not known
+    /// when it was one: if it ever forgot anything, it has. A sole copy of a pool that keeps one is all there is, and goes on.
+    fn has_forgotten(&self, entry: &ShardEntry, device: DeviceId) -> bool {
+        let member = entry.in_sync.members().iter().find(|member| member.device == device);
+        let since = member.map(|member| member.incarnation).unwrap_or_default();
+        let forgot_in = self.devices.get(&device).and_then(|record| record.forgot_in);
+        self.copies == Copies::Two && forgot_in.is_some_and(|life| life > since)
     }
 
     fn fault_set(&self, device: DeviceId) -> Option<&str> {

@@ -4,7 +4,9 @@
 //! nothing.
 
 use crate::control::Opened;
-use crate::id::{DeviceId, DeviceUuid, Incarnation, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, SystemId, TreeId, VolumeId};
+use crate::id::{
+    DeviceId, DeviceUuid, Incarnation, LogSequence, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, SystemId, TreeId, VolumeId,
+};
 use crate::limits::{
     DELETED_TREES_MAX, DEVICES_MAX, DEVICES_PER_SDS_MAX, NAME_BYTES_MAX, OVER_PROVISIONING_MAX, POOLS_MAX, SDS_ADDRESSES_MAX, SDS_MAX,
     SESSIONS_PER_VOLUME_MAX, SHARDS_PER_POOL_MAX, TEXT_BYTES_MAX, VOLUME_BYTES_MAX, VOLUMES_MAX,
@@ -396,6 +398,15 @@ pub enum Event {
     DeviceWentBack {
         /// Its id.
         device: DeviceId,
+    },
+    /// A device opened with less of its log than it had flushed: it is in no set of two copies until it has everything again (I13).
+    DeviceForgot {
+        /// Its id.
+        device: DeviceId,
+        /// What it had flushed.
+        flushed: LogSequence,
+        /// Where its log ends.
+        found: LogSequence,
     },
     /// Shards of a device got a new epoch.
     ShardsAdvanced {

@@ -26,13 +26,13 @@ impl Cluster {
             }
         }
         let State { pools, devices, servers, .. } = &mut self.state;
-        let known = Known { devices, servers };
         let (mut touched, mut committed) = (BTreeSet::new(), 0_u32);
         let mut joining: BTreeMap<DeviceId, u32> = BTreeMap::new();
         let mut refused: Vec<(ProposalFault, u32, (PoolId, ShardId))> = Vec::new();
         for (pool, shard, proposal) in proposals {
-            let entry = pools.get_mut(pool).and_then(|pool| pool.map.shards.get_mut(shard.get() as usize));
-            match entry.ok_or(ProposalFault::NoShard).and_then(|entry| decide(known, sds, entry, proposal)) {
+            let of = pools.get_mut(pool).and_then(|pool| Some((pool.copies, pool.map.shards.get_mut(shard.get() as usize)?)));
+            let decided = of.ok_or(ProposalFault::NoShard);
+            match decided.and_then(|(copies, entry)| decide(Known { devices, servers, copies }, sds, entry, proposal)) {
                 Ok(joiner) => {
                     committed += 1;
                     touched.insert(*pool);

@@ -9,8 +9,9 @@ use super::membership::Known;
 use super::outcome::{Bound, Event, Outcome, Refusal};
 use super::state::{Device, Server, State};
 use super::{Cluster, RegisterDevice, RegisterSds, name};
-use crate::id::{DeviceId, DeviceUuid, Incarnation, PoolId, SdsId};
+use crate::id::{DeviceId, DeviceUuid, Incarnation, LogSequence, PoolId, SdsId};
 use crate::limits::{DEVICES_MAX, DEVICES_PER_SDS_MAX, SDS_ADDRESSES_MAX, SDS_MAX};
+use crate::map::Copies;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a registration has done so far.
@@ -187,7 +188,16 @@ impl Cluster {
         }
         let opens = report.open && before.is_none_or(|device| !device.open || device.incarnation != incarnation);
         let (mut capacity, mut ceiling) = (report.capacity, report.sequence_ceiling);
+        let (mut flushed, mut forgot_in) = (report.flushed, None);
         if let Some(before) = before {
+            let had = before.flushed.max(report.heard);
+            forgot_in = before.forgot_in;
+            if opens && report.flushed > LogSequence::default() && report.flushed < had {
+                events.push(Event::DeviceForgot { device: id, flushed: had, found: report.flushed });
+                forgot_in = Some(incarnation);
+            } else {
+                flushed = had.max(report.flushed);
+            }
             if report.open && ceiling < before.sequence_ceiling {
                 events.push(Event::DeviceWentBack { device: id });
             }
@@ -209,6 +219,8 @@ impl Cluster {
             open: report.open,
             capacity,
             sequence_ceiling: ceiling,
+            flushed,
+            forgot_in,
         };
         if opens {
             done.opened.insert(id);
@@ -245,12 +257,13 @@ impl Cluster {
     /// shards they fell out of. Returns the pools touched.
     fn advance_shards(&mut self, sds: SdsId, opened: &BTreeSet<DeviceId>, events: &mut Vec<Event>) -> BTreeSet<PoolId> {
         let State { pools, devices, servers, .. } = &mut self.state;
-        let known = Known { devices, servers };
+        let known = Known { devices, servers, copies: Copies::One };
         let is_ours = |device: DeviceId| known.devices.get(&device).is_some_and(|device| device.sds == sds);
         let mut touched = BTreeSet::new();
         let mut advanced: BTreeMap<DeviceId, u32> = BTreeMap::new();
         let mut joining: BTreeMap<DeviceId, u32> = BTreeMap::new();
         for (id, pool) in pools {
+            let known = Known { copies: pool.copies, ..known };
             for entry in &mut pool.map.shards {
                 let reformed = known.reform(entry, |device| opened.contains(&device));
                 // One that has forgotten falls out when the shard is formed again, wherever it is.

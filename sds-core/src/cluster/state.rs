@@ -5,8 +5,8 @@
 
 use crate::control::Capacity;
 use crate::id::{
-    ClientId, DeviceId, DeviceUuid, Incarnation, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration, ShardSequence, SystemId, Ticket,
-    TreeId, VolumeId,
+    ClientId, DeviceId, DeviceUuid, Incarnation, LogSequence, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration, ShardSequence,
+    SystemId, Ticket, TreeId, VolumeId,
 };
 use crate::map::{Copies, ShardMap};
 use crate::stripe::Stripe;
@@ -101,8 +101,12 @@ pub struct Device {
     pub open: bool,
     /// Its space when its server registered last.
     pub capacity: Capacity,
-    /// No sequence at or above this had been used when its server registered last.
+    /// No sequence at or above this had been used, as far as it has been told.
     pub sequence_ceiling: ShardSequence,
+    /// The newest flushed position of its log that has been told since it forgot last; 0: not known.
+    pub flushed: LogSequence,
+    /// The last life that it began with less than it had flushed. A member of an earlier life is amnesic (I13).
+    pub forgot_in: Option<Incarnation>,
 }
 
 /// A volume.

@@ -4,7 +4,7 @@ mod replication;
 
 use super::*;
 use crate::control::{Capacity, Opened};
-use crate::id::{ClientId, Epoch, Incarnation, SdsUuid, SessionGeneration, ShardSequence, Ticket};
+use crate::id::{ClientId, Epoch, Incarnation, LogSequence, SdsUuid, SessionGeneration, ShardSequence, Ticket};
 use crate::limits::{SESSIONS_PER_VOLUME_MAX, SHARDS_PER_POOL_DEFAULT, VOLUME_BYTES_MAX};
 use crate::unit::ByteCount;
 use crate::view::{SessionMode, ViewUpdate};
@@ -22,6 +22,8 @@ fn device(uuid: u128) -> RegisterDevice {
         open: true,
         capacity: Capacity { total: ByteCount::new(GIB), ..Capacity::default() },
         sequence_ceiling: ShardSequence::default(),
+        flushed: LogSequence::default(),
+        heard: LogSequence::default(),
     }
 }
 

@@ -254,6 +254,7 @@ impl World {
             state: status.state,
             capacity: Capacity { total: ByteCount::new(status.capacity.total.get() + CLAIMED), ..status.capacity },
             sequence_ceiling: status.sequence_ceiling,
+            flushed: sds_core::id::LogSequence::default(),
             faults: status.faults,
             recent_faults: status.recent_faults,
         };

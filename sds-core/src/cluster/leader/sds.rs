@@ -6,7 +6,7 @@
 use super::{Effect, Event, Leader, Party, Pending};
 use crate::cluster::{Change, Outcome, Refusal, RegisterDevice, RegisterSds};
 use crate::control::{CONTROL_VERSION, DeviceReport, DeviceState, MdmToSds, SdsToMdm};
-use crate::id::{DeviceId, DeviceUuid, MapVersion, PoolId, SdsId, SdsUuid, ShardId, ShardSequence, TreeId};
+use crate::id::{DeviceId, DeviceUuid, LogSequence, MapVersion, PoolId, SdsId, SdsUuid, ShardId, ShardSequence, TreeId};
 use crate::limits::{DEVICES_PER_SDS_MAX, PROPOSALS_PER_MESSAGE_MAX, TEXT_BYTES_MAX};
 use crate::machine::{LinkId, Outbox};
 use crate::protocol::membership::Proposal;
@@ -146,6 +146,10 @@ impl Leader {
     fn admit(&mut self, link: LinkId, registration: WaitingRegistration, out: &mut Outbox<Effect>) {
         match self.obstacle(link, &registration) {
             Obstacle::None => {
+                let mut registration = registration;
+                for device in &mut registration.register.devices {
+                    device.heard = self.flushed_of(device.uuid);
+                }
                 if let Err(pending) = self.propose(Change::RegisterSds(registration.register), Pending::Register { link }, out) {
                     self.give_up(pending, out);
                 }
@@ -158,6 +162,13 @@ impl Leader {
             }
             Obstacle::Refuse(reason) => self.refuse_sds(link, reason, out),
         }
+    }
+
+    /// The newest flushed position heard of a device from the server that had it until now.
+    fn flushed_of(&self, uuid: DeviceUuid) -> LogSequence {
+        let node = self.cluster.device_by_uuid(uuid).and_then(|(_, device)| self.nodes.get(&device.sds));
+        let report = node.and_then(|node| node.devices.iter().find(|report| report.uuid == uuid));
+        report.map(|report| report.flushed).unwrap_or_default()
     }
 
     fn obstacle(&self, link: LinkId, registration: &WaitingRegistration) -> Obstacle {
@@ -412,6 +423,8 @@ fn register_device(report: &DeviceReport) -> RegisterDevice {
         },
         capacity: report.capacity,
         sequence_ceiling: report.sequence_ceiling,
+        flushed: report.flushed,
+        heard: LogSequence::default(),
     }
 }
 

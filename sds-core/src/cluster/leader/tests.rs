@@ -6,7 +6,7 @@ use crate::cluster::report::{DeviceStateStatus, SdsState, SystemStatus};
 use crate::control::{
     CONTROL_VERSION, Capacity, ClientToMdm, DeviceReport, DeviceState, FaultCounts, MdmToClient, MdmToSds, OpenError, SdsToMdm, VolumeLine,
 };
-use crate::id::{DeviceUuid, Incarnation, PoolId, SdsUuid, ShardId, ShardSequence, SystemId, Ticket};
+use crate::id::{DeviceUuid, Incarnation, LogSequence, PoolId, SdsUuid, ShardId, ShardSequence, SystemId, Ticket};
 use crate::limits::PROPOSALS_PER_MESSAGE_MAX;
 use crate::map::{Copies, ShardEntry};
 use crate::protocol::membership::Proposal;
@@ -213,6 +213,7 @@ fn device(uuid: u64, state: DeviceState) -> DeviceReport {
         state,
         capacity: Capacity { total: ByteCount::new(1 << 30), used: ByteCount::new(1 << 20), reclaimable: ByteCount::ZERO },
         sequence_ceiling: ShardSequence::default(),
+        flushed: LogSequence::default(),
         faults: FaultCounts::default(),
         recent_faults: Vec::new(),
     }
@@ -673,6 +674,17 @@ fn a_server_goes_on_alone_with_all_its_shards_in_one_entry_of_the_log() {
         assert_eq!(now.first_sequence.get(), first, "above what it has said since it registered");
     }
     assert!(matches!(test.to_sds.last(), Some((_, MdmToSds::View(view))) if view.pools.len() == 1));
+}
+
+#[test]
+fn what_a_device_flushed_since_it_registered_is_remembered_for_its_next_life() {
+    let mut test = with_pairs();
+    let at = |position| DeviceReport { flushed: LogSequence::new(position), ..paired(1, DeviceState::Open) };
+    test.sds(1, SdsToMdm::Heartbeat { loop_turns: 1, oldest_disk_request_ms: 0, devices: vec![at(70)] });
+    test.unlink(1);
+    test.register(11, 1, 8, vec![at(69)]);
+    let forgot = |event: &Event| matches!(event, Event::Cluster(crate::cluster::Event::DeviceForgot { .. }));
+    assert!(test.events.iter().any(forgot), "{:?}", test.events);
 }
 
 #[test]

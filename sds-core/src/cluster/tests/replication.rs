@@ -204,6 +204,65 @@ fn when_all_members_have_restarted_the_shard_is_formed_again() {
     }
 }
 
+/// Both members restart, and the first comes back with an older log.
+fn forgetful(found: u64, heard: u64) -> Test {
+    let mut test = Test::pairs_with_volume(2);
+    let report =
+        |uuid, flushed, heard| RegisterDevice { flushed: LogSequence::new(flushed), heard: LogSequence::new(heard), ..paired(uuid) };
+    test.register(register(1, 100, vec![report(11, 50, 0)])).expect("registers");
+    test.register(register(1, 101, vec![report(11, found, heard)])).expect("registers");
+    test.restart(2, 101);
+    test
+}
+
+#[test]
+fn a_device_that_has_forgotten_is_left_out_and_joins_complete_up_to_nothing() {
+    for (found, heard, forgets) in [(49, 0, true), (50, 0, false), (60, 0, false), (60, 61, true), (0, 70, false)] {
+        let test = forgetful(found, heard);
+        for entry in test.entries() {
+            let members: Vec<u32> = entry.in_sync.members().iter().map(|member| member.device.get()).collect();
+            if forgets {
+                assert_eq!((members, entry.joining), (vec![2], Some(test.member(1))), "I13: {found} {heard}");
+                assert_eq!(entry.lapsed, Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(0) }));
+            } else {
+                assert_eq!((members.len(), entry.joining), (2, None), "{found} {heard}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_that_has_forgotten_and_then_got_everything_is_a_member_like_any() {
+    let mut test = forgetful(49, 0);
+    for shard in 0..SHARDS {
+        test.ask(shard, test.member(2), Rule::Grow).expect("committed");
+    }
+    test.restart(1, 102);
+    test.restart(2, 102);
+    for entry in test.entries() {
+        assert_eq!(entry.in_sync.members().len(), 2, "{entry:?}");
+    }
+}
+
+#[test]
+fn the_only_copy_that_has_forgotten_is_not_taken_back_unless_the_pool_keeps_one() {
+    let mut test = Test::pairs_with_volume(2);
+    for shard in 0..SHARDS {
+        test.ask(shard, test.member(1), shrink(0)).expect("committed");
+    }
+    let report = |flushed| RegisterDevice { flushed: LogSequence::new(flushed), ..paired(11) };
+    test.register(register(1, 101, vec![report(50)])).expect("registers");
+    let before = test.entries();
+    test.register(register(1, 102, vec![report(49)])).expect("registers");
+    assert_eq!(test.entries(), before, "I7: an operator may force it");
+    let mut test = Test::with_volume();
+    for (life, flushed) in [(200, 50), (201, 49)] {
+        let device = RegisterDevice { flushed: LogSequence::new(flushed), ..device(11) };
+        test.register(register(1, life, vec![device])).expect("registers");
+    }
+    assert!(test.entries_of(1).iter().all(|entry| entry.epoch == Epoch::new(3)), "it is all there is");
+}
+
 #[test]
 fn a_failed_device_gives_up_and_does_not_join_before_it_opens_again() {
     let mut test = Test::pairs_with_volume(2);
@@ -252,8 +311,8 @@ fn one_batch_is_one_version_and_what_is_refused_is_told() {
 /// A move of the random history.
 #[derive(Clone, Debug)]
 enum Move {
-    /// A server's process comes back; its device serves or not.
-    Restart { server: u32, open: bool },
+    /// A server's process comes back; its device serves or not, and has forgotten something or not.
+    Restart { server: u32, open: bool, forgets: bool },
     /// It says the same again.
     Repeat { server: u32 },
     /// Some device asks something of a shard; `stale` is by how much its epoch and its life are old.
@@ -274,7 +333,7 @@ fn a_move() -> impl Strategy<Value = Move> {
         }),
     ];
     prop_oneof![
-        2 => (1_u32..5, prop::bool::weighted(0.8)).prop_map(|(server, open)| Move::Restart { server, open }),
+        2 => (1_u32..5, prop::bool::weighted(0.8), prop::bool::weighted(0.2)).prop_map(|(server, open, forgets)| Move::Restart { server, open, forgets }),
         1 => (1_u32..5).prop_map(|server| Move::Repeat { server }),
         8 => (1_u32..5, 0..SHARDS, change, prop::sample::select(vec![0_u32, 0, 0, 0, 1]))
             .prop_map(|(server, shard, change, stale)| Move::Ask { server, shard, change, stale }),
@@ -286,6 +345,8 @@ fn a_move() -> impl Strategy<Value = Move> {
 struct World {
     test: Test,
     lives: [(u128, bool); 5],
+    /// By device number: its flushed position.
+    flushed: [u64; 5],
     /// By device number: the ceiling it has reserved, and the one it reported last.
     ceilings: [(u64, u64); 5],
     /// By shard: the last sequence used.
@@ -298,6 +359,7 @@ impl World {
         let mut report = paired(10 + device as u128);
         report.open = self.lives[device].1;
         report.sequence_ceiling = ShardSequence::new(self.ceilings[device].0);
+        report.flushed = LogSequence::new(self.flushed[device]);
         report
     }
 
@@ -360,6 +422,10 @@ impl World {
             let held = |device: DeviceId| then.in_sync.members().iter().map(device_of).any(|member| member == device);
             for member in members {
                 assert!(held(member.device) || then.joining == Some(*member), "I6: {then:?} became {now:?}");
+                let old = then.in_sync.members().iter().find(|old| old.device == member.device);
+                let forgot_in = self.test.cluster.device(member.device).expect("known").forgot_in;
+                let forgot = old.is_some_and(|old| old != member && forgot_in > Some(old.incarnation));
+                assert!(!forgot, "I13: {then:?} became {now:?}");
             }
             let went_on = members.iter().any(|member| then.in_sync.members().contains(member));
             let all_new = then.in_sync.members().iter().all(|old| self.test.member(old.device.get()).incarnation > old.incarnation);
@@ -377,13 +443,15 @@ proptest! {
     #[test]
     fn any_history_of_two_copies_keeps_the_invariants(history in prop::collection::vec(a_move(), 1..120)) {
         let test = Test::pairs_with_volume(4);
-        let mut world = World { test, lives: [(100, true); 5], ceilings: [(0, 0); 5], used: [0; SHARDS as usize] };
+        let mut world = World { test, lives: [(100, true); 5], flushed: [1000; 5], ceilings: [(0, 0); 5], used: [0; SHARDS as usize] };
         for step in history {
             let before = world.test.entries();
             match step {
-                Move::Restart { server, open } => {
+                Move::Restart { server, open, forgets } => {
                     let life = &mut world.lives[server as usize];
                     *life = (life.0 + 1, open);
+                    let flushed = &mut world.flushed[server as usize];
+                    *flushed = if forgets { *flushed - 1 } else { *flushed + 1 };
                     world.register(server);
                 }
                 Move::Repeat { server } => world.register(server),
