@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct Checksum(u32);
 
 impl Checksum {
+    /// Checksum of a block of zeroes: what stands for a block that is zero or unwritten.
+    pub const ZERO_BLOCK: Self = Self(0xc71c_0011);
+
     /// Checksum of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {

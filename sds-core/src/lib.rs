@@ -15,6 +15,7 @@ pub mod codec;
 pub mod collections;
 pub mod control;
 pub mod error;
+pub mod exchange;
 pub mod format;
 pub mod id;
 pub mod limits;

@@ -2,7 +2,11 @@
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used, reason = "a test's own small numbers")]
 
 mod store_rig;
+use sds_core::buffer::{BufferClass, Buffers, Span};
+use sds_core::checksum::Checksum;
+use sds_core::exchange::{BLOCK_ENTRY_BYTES, BLOCKS_BYTES, BlockEntry, EXTENT_ENTRY_BYTES, ExtentEntry};
 use sds_core::format::Geometry;
+use sds_core::format::descriptor::Content;
 use sds_core::format::geometry::Home;
 use sds_core::store::interface::*;
 use sds_core::unit::*;
@@ -250,7 +254,7 @@ fn a_durable_zero_outlives_a_power_cut_where_a_trim_before_it_freed_the_extent()
     rig.flush().unwrap();
     rig.zero(key(0), 0, 256, 2, true).unwrap();
     let range = BlockRange { first: BlockIndex::new(0), count: 1 };
-    let token = rig.request(Request::Zero { key: key(0), range, version: version(3), free: false, durable: true });
+    let token = rig.request(Request::Zero { key: key(0), range, version: version(3), free: false, durable: true, bond: Bond::None });
     rig.drain();
     rig.reply(token).unwrap();
     rig.disk.cut(|_, _| 0);
@@ -281,6 +285,110 @@ fn sequences_stay_below_a_reserved_ceiling_after_a_power_cut() {
     rig.disk.cut(|_, _| 0);
     let rig = Rig::open(rig.disk, options(8 * MIB));
     assert_eq!(rig.opened().unwrap().sequence_ceiling, ceiling);
+}
+
+fn room(rig: &mut Rig, bytes: u32) -> Span {
+    Span::whole(rig.pool.allocate(BufferClass::Replicate, bytes).unwrap(), bytes)
+}
+
+#[test]
+fn a_held_extent_is_not_sealed_before_its_last_write_is_resolved() {
+    let mut rig = fresh(8 * MIB, 64);
+    rig.bond = Bond::Held;
+    rig.write(key(0), 0, &fill(1), 1).unwrap();
+    rig.write(key(0), 1, &fill(2), 2).unwrap();
+    rig.bond = Bond::None;
+    rig.write(key(1), 0, &fill(3), 3).unwrap();
+    rig.rest();
+    assert_eq!(rig.store.statistics().active_extents, 1, "the other one is sealed");
+    assert_eq!(rig.store.deadline(), None, "nothing is due while it is held");
+    assert_eq!(Rig::open(rig.disk.clone(), options(8 * MIB)).opened().unwrap().unsettled, 1);
+    rig.input(Input::Resolved { key: key(0), version: version(1) });
+    rig.input(Input::Resolved { key: key(5), version: version(1) });
+    rig.rest();
+    assert_eq!(rig.store.statistics().active_extents, 1, "its last write is not resolved");
+    rig.input(Input::Resolved { key: key(0), version: version(2) });
+    rig.rest();
+    assert_eq!(rig.store.statistics().active_extents, 0);
+    assert_eq!(Rig::open(rig.disk.clone(), options(8 * MIB)).opened().unwrap().unsettled, 0);
+}
+
+#[test]
+fn closing_releases_what_is_held() {
+    let mut rig = fresh(8 * MIB, 64);
+    rig.bond = Bond::Held;
+    for extent in 0..3 {
+        rig.write(key(extent), 0, &fill(1), 1).unwrap();
+    }
+    rig.close().unwrap();
+    assert_eq!(Rig::open(rig.disk, options(8 * MIB)).opened().unwrap().unsettled, 0);
+}
+
+#[test]
+fn extents_are_listed_a_bounded_part_at_a_time() {
+    let mut rig = fresh(16 * MIB, 64);
+    for extent in 0..5 {
+        rig.write(key(extent), 7, &fill(1), 10 + u64::from(extent)).unwrap();
+    }
+    let span = room(&mut rig, 2 * EXTENT_ENTRY_BYTES);
+    let mut found = Vec::new();
+    let mut from = Some(0);
+    while let Some(slot) = from {
+        let token = rig.request(Request::Extents { from: slot, span });
+        let Ok(Outcome::Extents { count, next }) = rig.reply(token) else { panic!("a list") };
+        assert!(count <= 2);
+        for bytes in rig.pool.bytes(span).chunks(EXTENT_ENTRY_BYTES as usize).take(count as usize) {
+            found.push(ExtentEntry::decode(bytes).unwrap());
+        }
+        from = next;
+    }
+    let newest = |entry: &ExtentEntry| entry.newest.unwrap().get();
+    assert_eq!(
+        found.iter().map(|entry| (entry.key.extent.get(), newest(entry))).collect::<Vec<_>>(),
+        [(0, 10), (1, 11), (2, 12), (3, 13), (4, 14)]
+    );
+    rig.pool.release(span.buffer);
+}
+
+#[test]
+fn the_blocks_of_an_extent_are_told_with_state_version_and_checksum() {
+    let mut rig = fresh(8 * MIB, 64);
+    rig.write(key(0), 3, &fill(1), 10).unwrap();
+    rig.write(key(0), 4, &fill(2), 11).unwrap();
+    rig.zero(key(0), 4, 1, 12, false).unwrap();
+    let span = room(&mut rig, BLOCKS_BYTES);
+    let token = rig.request(Request::Blocks { key: key(0), span });
+    rig.drain();
+    assert_eq!(rig.reply(token), Ok(Outcome::Blocks { held: true }));
+    let entries: Vec<BlockEntry> =
+        rig.pool.bytes(span).chunks(BLOCK_ENTRY_BYTES as usize).map(|bytes| BlockEntry::decode(bytes).unwrap()).collect();
+    assert_eq!(entries.len(), 256);
+    let told = |block: usize| (entries[block].info.content, entries[block].info.version.get(), entries[block].bytes_held());
+    assert_eq!(told(2), (Content::Unwritten, 0, Some(Checksum::ZERO_BLOCK)));
+    assert_eq!(told(3), (Content::Data, 10, Some(Checksum::of(&fill(1)))));
+    assert_eq!(told(4), (Content::Zero, 12, Some(Checksum::ZERO_BLOCK)));
+    let token = rig.request(Request::Blocks { key: key(9), span });
+    assert_eq!(rig.reply(token), Ok(Outcome::Blocks { held: false }));
+    rig.pool.release(span.buffer);
+}
+
+#[test]
+fn a_freed_extent_stays_freed_after_a_flush_and_a_power_cut() {
+    let mut rig = fresh(8 * MIB, 64);
+    rig.write(key(0), 0, &fill(1), 1).unwrap();
+    rig.write(key(1), 0, &fill(2), 2).unwrap();
+    for extent in [0, 6] {
+        let token = rig.request(Request::FreeExtent { key: key(extent) });
+        rig.drain();
+        assert_eq!(rig.reply(token), Ok(Outcome::Done), "also one that is not there");
+    }
+    assert_eq!(rig.read(key(0), 0, 1).unwrap(), zeroes());
+    rig.flush().unwrap();
+    rig.disk.cut(|_, _| 0);
+    let mut rig = Rig::open(rig.disk, StoreOptions { boot: sds_core::id::BootId::new(2), ..options(8 * MIB) });
+    assert_eq!(rig.read(key(0), 0, 1).unwrap(), zeroes());
+    assert_eq!(rig.read(key(1), 0, 1).unwrap(), fill(2));
+    assert_eq!(rig.store.statistics().capacity.used.get(), MIB);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a ratio of small counts")]

@@ -8,7 +8,7 @@ use memory::Rig;
 use sds_core::buffer::{BufferClass, Buffers, Span};
 use sds_core::checksum::ChecksumList;
 use sds_core::id::{Epoch, ExtentIndex, LayerId, ShardSequence, TreeId, Version};
-use sds_core::store::interface::{BlockRange, ExtentKey, Request};
+use sds_core::store::interface::{BlockRange, Bond, ExtentKey, Request};
 use sds_core::unit::{BLOCK_BYTES, BlockIndex};
 
 /// Extents that requests go round: all fit the descriptor cache.
@@ -46,7 +46,7 @@ impl Requests {
             .map(|index| {
                 let (key, range) = self.place();
                 let version = Version { epoch: Epoch::new(1), sequence: ShardSequence::new(self.sequence) };
-                Request::Write { key, range, span: self.spans[index], checksums: self.checksums, version, durable: false }
+                Request::Write { key, range, span: self.spans[index], checksums: self.checksums, version, durable: false, bond: Bond::None }
             })
             .collect()
     }

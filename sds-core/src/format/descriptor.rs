@@ -52,7 +52,7 @@ pub enum Content {
 }
 
 impl Content {
-    const fn from_byte(raw: u8) -> Option<Self> {
+    pub(crate) const fn from_byte(raw: u8) -> Option<Self> {
         match raw {
             0 => Some(Self::Unwritten),
             1 => Some(Self::Zero),
@@ -146,6 +146,12 @@ impl Descriptor {
             *offset = u32::try_from(sequence.saturating_sub(base)).unwrap_or(u32::MAX);
         }
         self.base = base;
+    }
+
+    /// Newest version of any block, or the base if all are older than can be said.
+    #[must_use]
+    pub fn newest(&self) -> ShardSequence {
+        ShardSequence::new(self.base + u64::from(self.versions.iter().copied().max().unwrap_or(0)))
     }
 
     /// How many blocks take space.

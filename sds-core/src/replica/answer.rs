@@ -89,7 +89,13 @@ impl Replica {
                 | Kind::Replicate
                 | Kind::ReplicateZero
                 | Kind::ReplicateFlush,
-                Ok(outcome @ (Outcome::Done | Outcome::Read { .. } | Outcome::Status { .. })),
+                Ok(
+                    outcome @ (Outcome::Done
+                    | Outcome::Read { .. }
+                    | Outcome::Status { .. }
+                    | Outcome::Extents { .. }
+                    | Outcome::Blocks { .. }),
+                ),
             ) => unreachable!("a store answers what it was asked, not {:?} with {outcome:?}", request.kind),
         }
         self.pump(slot, turn);

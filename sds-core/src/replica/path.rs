@@ -316,14 +316,17 @@ fn command(request: &Request, route: &Route) -> store::Request {
         Kind::Read => store::Request::Read { key, range, span: room() },
         Kind::Write | Kind::Replicate => {
             let Some((span, checksums)) = request.payload else { unreachable!("a write's shape was checked") };
-            store::Request::Write { key, range, span, checksums, version: version(), durable }
+            store::Request::Write { key, range, span, checksums, version: version(), durable, bond: store::Bond::None }
         }
         Kind::Fragment => match request.merged {
             None => store::Request::Read { key, range, span: room() },
-            Some(checksums) => store::Request::Write { key, range, span: room(), checksums, version: version(), durable },
+            Some(checksums) => {
+                store::Request::Write { key, range, span: room(), checksums, version: version(), durable, bond: store::Bond::None }
+            }
         },
         Kind::Zero | Kind::ReplicateZero => {
-            store::Request::Zero { key, range, version: version(), free: request.header.flags.contains(Flags::TRIM), durable }
+            let free = request.header.flags.contains(Flags::TRIM);
+            store::Request::Zero { key, range, version: version(), free, durable, bond: store::Bond::None }
         }
         Kind::Flush | Kind::ReplicateFlush => store::Request::Flush,
         Kind::BlockStatus => store::Request::Status { key, range },

@@ -26,6 +26,7 @@ enum Step {
 impl Store {
     pub(super) fn close_requested(&mut self, id: OpId) {
         self.phase = Phase::Closing(Closing { request: id, checkpoint: Step::Sealing });
+        self.pages.release_all();
         self.retry = true;
     }
 

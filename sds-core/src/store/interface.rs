@@ -68,6 +68,8 @@ pub enum Request {
         version: Version,
         /// Data and record durable before the reply.
         durable: bool,
+        /// What it is to the other copy.
+        bond: Bond,
     },
     /// Whole blocks become zero; an extent without any other block is freed if `free`.
     Zero {
@@ -81,6 +83,8 @@ pub enum Request {
         free: bool,
         /// Record durable before the reply.
         durable: bool,
+        /// What it is to the other copy.
+        bond: Bond,
     },
     /// Whole blocks into `span`, each verified; unwritten and zero blocks are filled with zeroes.
     Read {
@@ -105,6 +109,27 @@ pub enum Request {
         /// Whose.
         tree: TreeId,
     },
+    /// Free one extent, whatever it holds: the copy that counts does not have it. Replies when the record is written;
+    /// it is durable after the next flush. Done at once if there is no such extent.
+    FreeExtent {
+        /// Whose.
+        key: ExtentKey,
+    },
+    /// Which extents the device holds, in the order of its slots, into `span` ([`crate::exchange::ExtentEntry`]). An
+    /// extent held from the first of these requests to the last is named once; one freed or allocated meanwhile may be missed.
+    Extents {
+        /// Slot to go on at: 0, then `next` of the last answer.
+        from: u32,
+        /// Room for at least one entry.
+        span: Span,
+    },
+    /// Every block of one extent into `span` ([`crate::exchange::BlockEntry`]), as written so far.
+    Blocks {
+        /// Whose.
+        key: ExtentKey,
+        /// Room for [`crate::exchange::BLOCKS_BYTES`].
+        span: Span,
+    },
     /// Reserve sequences: nothing at or above `ceiling` has been used; durable before the reply.
     ReserveSequence {
         /// The new ceiling.
@@ -114,6 +139,17 @@ pub enum Request {
     SettleAlone,
     /// Flush, seal, checkpoint and take no more requests.
     Close,
+}
+
+/// What a write is to the other copy of its shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Bond {
+    /// There is no other copy, or it has the write already: the extent may be sealed.
+    #[default]
+    None,
+    /// The write is on its way to the other copy: the extent is not sealed before [`Input::Resolved`] has named this
+    /// version or a later one, or the store closes.
+    Held,
 }
 
 /// State of a block.
@@ -174,6 +210,18 @@ pub enum Outcome {
     Status {
         /// The set.
         data: BlockSet,
+    },
+    /// The span holds this many entries.
+    Extents {
+        /// Perhaps none, though there are more.
+        count: u32,
+        /// Slot to go on at; `None` after the last.
+        next: Option<u32>,
+    },
+    /// The span holds an entry a block.
+    Blocks {
+        /// Whether the store has the extent; if not, every block is unwritten.
+        held: bool,
     },
 }
 
@@ -353,6 +401,14 @@ pub enum Input {
     },
     /// The deadline has come, or buffers were freed.
     Wake,
+    /// The other copy has every held write of the extent up to this version, or does not count any more. Costs
+    /// nothing and has no answer; unknown extents and old versions are passed over.
+    Resolved {
+        /// Whose.
+        key: ExtentKey,
+        /// The newest write resolved.
+        version: Version,
+    },
 }
 
 /// What a step wants done.

@@ -2,7 +2,7 @@
 //!
 //! In-place 4 KiB data, external checksums, one record log. See `docs/on-disk-format.md`.
 //! This file holds the machine's state and hands each input to the file that knows it: [`recover`]
-//! before the store is open; `write`, `zero`, `read`, `flush` for requests; `log`, `seal`,
+//! before the store is open; `write`, `zero`, `read`, `flush`, `exchange` for requests; `log`, `seal`,
 //! `checkpoint`, `close` for what goes on behind them.
 //!
 //! Invariants: the descriptor in memory changes only when both data and record of a write have
@@ -10,6 +10,7 @@
 
 mod checkpoint;
 mod close;
+mod exchange;
 mod flush;
 pub mod format;
 pub mod interface;
@@ -159,6 +160,7 @@ impl Store {
             Input::Request { token, request } => self.accept(cx, token, request),
             Input::Disk { op, result } => self.disk_done(cx, op, result),
             Input::Wake => self.retry = true,
+            Input::Resolved { key, version } => self.resolved(key, version),
         }
         self.pump(cx);
     }

@@ -23,6 +23,8 @@ pub(super) const CHECKPOINT_WRITES: usize = 8;
 pub(super) const INDEX_WRITES: usize = 2;
 /// Slots looked at per step when a tree is freed.
 pub(super) const FREE_TREE_SLOTS: u32 = 1024;
+/// Slots looked at for one answer when extents are listed.
+pub(super) const EXTENTS_SLOTS: u32 = 4096;
 /// Reads in flight while recovering.
 pub(super) const RECOVERY_READS: usize = 4;
 /// Bytes of one recovery read or index write.

@@ -1,11 +1,12 @@
 //! The descriptor cache: a bounded arena of frames, each holding the descriptor of one extent.
 //!
 //! Invariants: an active extent is resident; a dirty, pinned, active, loading or checkpointing frame
-//! is never given to another extent; a frame is in at most one of the two lists (idle: may be taken,
-//! least recently used first; active: by last write). Memory is bounded by the frame count.
+//! is never given to another extent; a frame is in at most one of the three lists (idle: may be taken,
+//! least recently used first; active: may be sealed, by last write; held: active, and a write is unresolved on the other copy). Memory is bounded by the frame count.
 //! What this must not know: how pages are read or written; the log.
 
 use crate::format::descriptor::Descriptor;
+use crate::id::ShardSequence;
 use crate::store::interface::BlockSet;
 use crate::unit::Nanos;
 
@@ -51,6 +52,7 @@ enum Member {
     Neither,
     Idle,
     Active,
+    Held,
 }
 
 /// One extent's descriptor and its state in this process.
@@ -78,6 +80,8 @@ pub(super) struct Frame {
     pub(super) last_write: Nanos,
     /// Rises with every write: tells a seal that the extent was not quiet.
     pub(super) stamp: u64,
+    /// Newest write that the other copy may lack: not to be sealed before it is resolved.
+    pub(super) held: Option<ShardSequence>,
     /// Free the extent when nothing pins it, if it holds no data then.
     pub(super) free_wanted: bool,
     member: Member,
@@ -106,6 +110,7 @@ pub(super) struct Pages {
     capacity: usize,
     idle: List,
     active: List,
+    held: List,
     dirty: u32,
 }
 
@@ -137,14 +142,14 @@ impl Pages {
     }
 
     pub(super) fn active_count(&self) -> u32 {
-        self.active.len
+        self.active.len + self.held.len
     }
 
     pub(super) fn dirty_count(&self) -> u32 {
         self.dirty
     }
 
-    /// The active extent that was quiet the longest.
+    /// The active extent that was quiet the longest, of those that may be sealed.
     pub(super) fn quietest(&self) -> Option<u32> {
         (self.active.head != NONE).then_some(self.active.head)
     }
@@ -186,6 +191,7 @@ impl Pages {
         entry.uncovered_from = 0;
         entry.free_wanted = false;
         entry.in_flight = 0;
+        entry.held = None;
         Some((frame, former))
     }
 
@@ -199,6 +205,7 @@ impl Pages {
         entry.activity = Activity::Idle;
         entry.checkpointing = false;
         entry.free_wanted = false;
+        entry.held = None;
         self.empty.push(frame);
     }
 
@@ -246,10 +253,37 @@ impl Pages {
         self.relist(frame);
     }
 
+    /// A write that the other copy may lack.
+    pub(super) fn hold(&mut self, frame: u32, version: ShardSequence) {
+        let entry = self.get_mut(frame);
+        entry.held = entry.held.max(Some(version));
+        self.relist(frame);
+    }
+
+    /// Every held write up to `version` is resolved. Quiet counts from now.
+    pub(super) fn release(&mut self, frame: u32, version: ShardSequence, now: Nanos) {
+        let entry = self.get_mut(frame);
+        if entry.held.is_some_and(|held| held <= version) {
+            entry.held = None;
+            entry.last_write = entry.last_write.max(now);
+            self.relist(frame);
+        }
+    }
+
+    /// No write is held any more: the store closes.
+    pub(super) fn release_all(&mut self) {
+        while self.held.head != NONE {
+            let frame = self.held.head;
+            self.get_mut(frame).held = None;
+            self.relist(frame);
+        }
+    }
+
     /// Puts a frame into the list it belongs to now.
     pub(super) fn relist(&mut self, frame: u32) {
         let entry = self.get(frame);
         let wanted = match entry.activity {
+            Activity::Active if entry.held.is_some() => Member::Held,
             Activity::Active => Member::Active,
             Activity::Activating => Member::Neither,
             Activity::Idle => match entry.residence {
@@ -270,6 +304,7 @@ impl Pages {
             Member::Neither => return,
             Member::Idle => &mut self.idle,
             Member::Active => &mut self.active,
+            Member::Held => &mut self.held,
         };
         let tail = list.tail;
         list.tail = frame;
@@ -292,6 +327,7 @@ impl Pages {
             Member::Neither => return,
             Member::Idle => &mut self.idle,
             Member::Active => &mut self.active,
+            Member::Held => &mut self.held,
         };
         list.len -= 1;
         if before == NONE {
@@ -304,6 +340,7 @@ impl Pages {
                 Member::Neither => {}
                 Member::Idle => self.idle.tail = before,
                 Member::Active => self.active.tail = before,
+                Member::Held => self.held.tail = before,
             }
         } else {
             self.frames[after as usize].before = before;

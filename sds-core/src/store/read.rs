@@ -19,7 +19,6 @@ use crate::unit::{BLOCK_BYTES, BlockIndex};
 
 /// Linux `EIO`.
 const EIO: i32 = 5;
-const ZERO_BLOCK: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 
 impl Store {
     pub(super) fn advance_read<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
@@ -29,7 +28,7 @@ impl Store {
             Stage::Waiting => None,
             Stage::Reading { data: None, .. } => return,
             Stage::Reading { data: Some(result), attempt } => Some((result, attempt)),
-            Stage::Writing { .. } | Stage::Spoiling { .. } | Stage::Flushing | Stage::Recording | Stage::Freeing { .. } => return,
+            Stage::Writing { .. } | Stage::Spoiling { .. } | Stage::Flushing | Stage::Recording | Stage::Freeing { .. } | Stage::Freed { .. } => return,
         };
         match self.access(cx, id, key) {
             Access::Unallocated => self.deliver_zero(cx, id, range, span),
@@ -93,7 +92,7 @@ impl Store {
 
     fn deliver_zero<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, range: BlockRange, span: Span) {
         let mut checksums = ChecksumList::EMPTY;
-        let zero = zero_checksum();
+        let zero = Checksum::ZERO_BLOCK;
         for _ in 0..range.count {
             checksums.push(zero);
         }
@@ -111,7 +110,7 @@ impl Store {
             match info.content {
                 Content::Unwritten | Content::Zero | Content::Unreadable => {
                     cx.buffers.bytes_mut(part).fill(0);
-                    checksums.push(zero_checksum());
+                    checksums.push(Checksum::ZERO_BLOCK);
                 }
                 Content::Data => {
                     let found = Checksum::of(cx.buffers.bytes(part));
@@ -218,8 +217,4 @@ pub(super) fn decode_page(
     descriptor
         .decode(bytes, device, location)
         .is_ok_and(|(header, checksum)| header.slot == slot && header.key == key && header.lsn == name.lsn && checksum == name.checksum)
-}
-
-fn zero_checksum() -> Checksum {
-    Checksum::of(&ZERO_BLOCK)
 }

@@ -66,6 +66,11 @@ pub(super) enum Stage {
         /// Position of the last record made.
         lsn: u64,
     },
+    /// The extent is freed; waits for the record.
+    Freed {
+        /// Its position.
+        lsn: u64,
+    },
 }
 
 /// One request.
@@ -115,6 +120,9 @@ impl Store {
             | Request::Read { .. }
             | Request::Flush
             | Request::Status { .. }
+            | Request::FreeExtent { .. }
+            | Request::Extents { .. }
+            | Request::Blocks { .. }
             | Request::ReserveSequence { .. }
             | Request::SettleAlone
             | Request::Close => Stage::Waiting,
@@ -133,6 +141,9 @@ impl Store {
             Request::Status { key, range } => self.advance_status(cx, id, key, range),
             Request::Flush => self.advance_flush(cx, id),
             Request::FreeTree { tree } => self.advance_free_tree(cx, id, tree),
+            Request::FreeExtent { key } => self.advance_free_extent(cx, id, key),
+            Request::Extents { from, span } => self.advance_extents(cx, id, from, span),
+            Request::Blocks { key, span } => self.advance_blocks(cx, id, key, span),
             Request::ReserveSequence { ceiling } => self.advance_reserve(cx, id, ceiling),
             Request::SettleAlone => self.settle_requested(cx, id),
             Request::Close => self.close_requested(id),

@@ -18,16 +18,18 @@
 //!
 //! What this must not know: other kinds of requests; recovery.
 
-use super::interface::{BlockSet, ExtentKey, Request, StoreError};
+use super::interface::{BlockSet, Bond, ExtentKey, Request, StoreError};
 use super::log::Note;
 use super::options::DURABLE_SHARED;
 use super::pages::Activity;
+use super::slots::NO_FRAME;
 use super::work::{Access, Stage};
-use super::{Context, OpId, Purpose, Store};
+use super::{Context, OpId, Phase, Purpose, Store};
 use crate::buffer::Buffers;
 use crate::checksum::Checksum;
 use crate::format::descriptor::{BlockInfo, Content};
 use crate::format::record;
+use crate::id::Version;
 use crate::store::interface::Outcome;
 use crate::unit::BlockIndex;
 
@@ -131,7 +133,7 @@ impl Store {
 
     pub(super) fn advance_write<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
         let Some(work) = self.works.get(id) else { return };
-        let Request::Write { key, range, checksums, version, durable, .. } = work.request else { return };
+        let Request::Write { key, range, checksums, version, durable, bond, .. } = work.request else { return };
         let (frame, held) = match self.enter(cx, id, key) {
             Entry::Ready(frame) => (frame, false),
             Entry::Activating(frame) => (frame, true),
@@ -179,9 +181,26 @@ impl Store {
             (pending.durable, pending.urgent) = (true, true);
         }
         self.log.expect_data(lsn);
+        self.hold(frame, version, bond);
         self.issued(id, frame, lsn, durable, Stage::Writing { data: None, recorded: false, through });
         if !held {
             self.send_data(cx, id);
+        }
+    }
+
+    /// Keeps the extent of a held write from being sealed.
+    pub(super) fn hold(&mut self, frame: u32, version: Version, bond: Bond) {
+        // A store that closes releases everything, what it still issues included.
+        if bond == Bond::Held && matches!(self.phase, Phase::Open) {
+            self.pages.hold(frame, version.sequence);
+        }
+    }
+
+    /// The other copy has what was held of an extent.
+    pub(super) fn resolved(&mut self, key: ExtentKey, version: Version) {
+        let frame = self.slots.find(key).map_or(NO_FRAME, |slot| self.slots.get(slot).frame);
+        if frame != NO_FRAME {
+            self.pages.release(frame, version.sequence, self.now);
         }
     }
 
@@ -264,7 +283,7 @@ impl Store {
                 self.retry |= !self.stalled.is_empty();
             }
             Stage::Recording => self.done(cx, id),
-            Stage::Waiting | Stage::Reading { .. } | Stage::Flushing | Stage::Freeing { .. } => {}
+            Stage::Waiting | Stage::Reading { .. } | Stage::Flushing | Stage::Freeing { .. } | Stage::Freed { .. } => {}
         }
     }
 
@@ -303,6 +322,9 @@ impl Store {
             | Request::Flush
             | Request::Status { .. }
             | Request::FreeTree { .. }
+            | Request::FreeExtent { .. }
+            | Request::Extents { .. }
+            | Request::Blocks { .. }
             | Request::ReserveSequence { .. }
             | Request::SettleAlone
             | Request::Close => return,

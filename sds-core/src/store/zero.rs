@@ -4,10 +4,10 @@
 //! is given out again once the record that freed it is flushed (`slots`).
 //! What this must not know: data writes; how the log is written.
 
-use super::interface::{Outcome, Request};
+use super::interface::{ExtentKey, Outcome, Request};
 use super::log::Note;
 use super::options::FREE_TREE_SLOTS;
-use super::pages::Activity;
+use super::pages::{Activity, Residence};
 use super::slots::{NO_FRAME, SlotState};
 use super::work::Stage;
 use super::write::Entry;
@@ -22,7 +22,7 @@ const LEFT_FREE: u64 = 4;
 impl Store {
     pub(super) fn advance_zero<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
         let Some(work) = self.works.get(id) else { return };
-        let Request::Zero { key, range, version, free, durable } = work.request else { return };
+        let Request::Zero { key, range, version, free, durable, bond } = work.request else { return };
         if self.slots.find(key).is_none() {
             return self.absent_zero(cx, id, durable);
         }
@@ -42,6 +42,7 @@ impl Store {
         if durable {
             (pending.durable, pending.urgent) = (true, true);
         }
+        self.hold(frame, version, bond);
         self.issued(id, frame, lsn, durable, Stage::Writing { data: Some(Ok(())), recorded: false, through: true });
     }
 
@@ -65,6 +66,35 @@ impl Store {
         }
         self.slots.free(slot, lsn);
         lsn
+    }
+
+    /// Frees the extent of a key. Its record is on the medium when the next flush has ended, and replayed across gaps.
+    pub(super) fn advance_free_extent<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, key: ExtentKey) {
+        let Some(work) = self.works.get(id) else { return };
+        if let Stage::Freed { lsn } = work.stage {
+            if self.log.completed() >= lsn {
+                return self.reply(cx, id, Ok(Outcome::Done));
+            }
+            return self.stall(id);
+        }
+        let Some(slot) = self.slots.find(key) else { return self.reply(cx, id, Ok(Outcome::Done)) };
+        if self.is_busy(slot) || self.log.room() <= LEFT_FREE {
+            return self.stall(id);
+        }
+        let lsn = self.free_extent(slot);
+        if let Some(work) = self.works.get_mut(id) {
+            work.stage = Stage::Freed { lsn };
+        }
+        self.stall(id);
+    }
+
+    /// Whether a request relies on the slot's frame, or a record that names it is on the way.
+    fn is_busy(&self, slot: u32) -> bool {
+        let frame = self.slots.get(slot).frame;
+        frame != NO_FRAME && {
+            let frame = self.pages.get(frame);
+            frame.pins > 0 || frame.activity == Activity::Activating || matches!(frame.residence, Residence::Wanted | Residence::Loading)
+        }
     }
 
     /// Walks the slots a bounded way; the caller comes again while there are more.

@@ -319,6 +319,8 @@ pub struct Rig {
     pub replies: BTreeMap<u64, Result<Outcome, StoreError>>,
     pub events: Vec<Event>,
     pub sabotage: Sabotage,
+    /// Of the writes and zeroes sent.
+    pub bond: Bond,
     /// Fails the next write at or above this offset with this error.
     pub fail_write: Option<(u64, u64, i32)>,
     /// Reads that touch this range of bytes fail with this error.
@@ -340,6 +342,7 @@ impl Rig {
             replies: BTreeMap::new(),
             events: Vec::new(),
             sabotage: Sabotage::None,
+            bond: Bond::None,
             fail_write: None,
             fail_read: None,
             spans: BTreeMap::new(),
@@ -522,6 +525,7 @@ impl Rig {
             checksums: ChecksumList::of_blocks(bytes),
             version: version(sequence),
             durable,
+            bond: self.bond,
         });
         self.spans.insert(token, span);
         token
@@ -535,7 +539,7 @@ impl Rig {
 
     pub fn send_zero(&mut self, key: ExtentKey, first: u8, count: u16, sequence: u64, free: bool) -> u64 {
         let range = BlockRange { first: BlockIndex::new(first), count };
-        self.request(Request::Zero { key, range, version: version(sequence), free, durable: false })
+        self.request(Request::Zero { key, range, version: version(sequence), free, durable: false, bond: self.bond })
     }
 
     pub fn zero(&mut self, key: ExtentKey, first: u8, count: u16, sequence: u64, free: bool) -> Result<Outcome, StoreError> {
