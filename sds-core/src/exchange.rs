@@ -25,6 +25,15 @@
 //! | 16..20 | checksum of the bytes on the medium if they were read, otherwise 0 |
 //! | 20..24 | zero |
 //!
+//! Plan entry, 16 bytes, one for each of the extent's 256 blocks in order:
+//!
+//! | bytes | field |
+//! | --- | --- |
+//! | 0 | what: 0 as recorded, 1 zero, 2 data, 3 quarantined |
+//! | 1..4 | zero |
+//! | 4..8 | checksum of data, otherwise 0 |
+//! | 8..16 | version (sequence), 0 if as recorded |
+//!
 //! What this must not know: who asks; what is decided from it.
 
 use crate::checksum::Checksum;
@@ -41,6 +50,11 @@ pub const EXTENT_ENTRY_BYTES: u32 = 24;
 pub const BLOCK_ENTRY_BYTES: u32 = 24;
 /// Bytes of the block list of one extent.
 pub const BLOCKS_BYTES: u32 = BLOCKS_PER_EXTENT * BLOCK_ENTRY_BYTES;
+
+/// Bytes of a plan entry.
+pub const PLAN_ENTRY_BYTES: u32 = 16;
+/// Bytes of the plan for one extent.
+pub const PLAN_BYTES: u32 = BLOCKS_PER_EXTENT * PLAN_ENTRY_BYTES;
 
 const _: () = assert!(BLOCKS_BYTES <= crate::limits::FRAME_PAYLOAD_BYTES_MAX, "a block list fits a frame");
 
@@ -186,6 +200,68 @@ impl BlockEntry {
     }
 }
 
+/// What a block of an extent that is being settled becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlanEntry {
+    /// What is recorded stands, and is what the medium holds.
+    #[default]
+    AsRecorded,
+    /// Zeroes.
+    Zero(ShardSequence),
+    /// The bytes on the medium, which have this checksum, at this version.
+    Data(ShardSequence, Checksum),
+    /// Nobody knows: reads fail until it is written.
+    Quarantined(ShardSequence),
+}
+
+impl PlanEntry {
+    /// Writes the entry into its bytes.
+    ///
+    /// # Panics
+    /// If `bytes` are fewer than [`PLAN_ENTRY_BYTES`].
+    pub fn encode(&self, bytes: &mut [u8]) {
+        let (what, checksum, version) = match *self {
+            Self::AsRecorded => (0, 0, 0),
+            Self::Zero(version) => (1, 0, version.get()),
+            Self::Data(version, checksum) => (2, checksum.get(), version.get()),
+            Self::Quarantined(version) => (3, 0, version.get()),
+        };
+        bytes[..4].copy_from_slice(&[what, 0, 0, 0]);
+        put_u32(bytes, 4, checksum);
+        put_u64(bytes, 8, version);
+    }
+
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// If the bytes are no entry; never panics.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EntryFault> {
+        if bytes.len() < PLAN_ENTRY_BYTES as usize {
+            return Err(EntryFault("length"));
+        }
+        let version = ShardSequence::new(get_u64(bytes, 8));
+        match (bytes[0], get_u32(bytes, 4), version.get()) {
+            (0, 0, 0) => Ok(Self::AsRecorded),
+            (1, 0, _) => Ok(Self::Zero(version)),
+            (2, checksum, _) => Ok(Self::Data(version, Checksum::new(checksum))),
+            (3, 0, _) => Ok(Self::Quarantined(version)),
+            _ => Err(EntryFault("plan")),
+        }
+    }
+
+    /// The block's new description, if there is one.
+    #[must_use]
+    pub fn info(&self) -> Option<BlockInfo> {
+        let (content, checksum, version) = match *self {
+            Self::AsRecorded => return None,
+            Self::Zero(version) => (Content::Zero, Checksum::new(0), version),
+            Self::Data(version, checksum) => (Content::Data, checksum, version),
+            Self::Quarantined(version) => (Content::Unreadable, Checksum::new(0), version),
+        };
+        Some(BlockInfo { content, checksum, version })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +282,23 @@ mod tests {
         bytes[12] = 8;
         assert!(ExtentEntry::decode(&bytes).is_err());
         assert!(ExtentEntry::decode(&bytes[..23]).is_err());
+    }
+
+    #[test]
+    fn a_plan_entry_has_its_documented_bytes_and_comes_back() {
+        let version = ShardSequence::new(0x0102);
+        for entry in
+            [PlanEntry::AsRecorded, PlanEntry::Zero(version), PlanEntry::Data(version, Checksum::new(9)), PlanEntry::Quarantined(version)]
+        {
+            let mut bytes = [0xff; PLAN_ENTRY_BYTES as usize];
+            entry.encode(&mut bytes);
+            assert_eq!(PlanEntry::decode(&bytes), Ok(entry));
+            if let PlanEntry::Data(..) = entry {
+                assert_eq!(bytes, [2, 0, 0, 0, 9, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
+            }
+            bytes[0] = 4;
+            assert!(PlanEntry::decode(&bytes).is_err());
+        }
     }
 
     #[test]

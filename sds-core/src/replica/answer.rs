@@ -239,6 +239,7 @@ const fn status_of(error: StoreError) -> Status {
         StoreError::NoSpace => Status::NoSpace,
         StoreError::Mismatch { .. } | StoreError::Descriptor => Status::Corrupt,
         StoreError::Device { .. } | StoreError::NotOpen => Status::DeviceFailed,
-        StoreError::Busy => Status::NotReady,
+        StoreError::Busy | StoreError::Unsettled => Status::NotReady,
+        StoreError::Plan => Status::DeviceFailed,
     }
 }

@@ -14,7 +14,7 @@ use super::flush::Waiter;
 use super::interface::OpenFault;
 use super::options::{CHECKPOINT_WRITES, CHUNK_BYTES, IMAGE_BUFFERS, IMAGES_PER_BUFFER, IMAGES_PER_STEP, INDEX_WRITES};
 use super::pages::{Activity, Residence};
-use super::slots::{NO_FRAME, SlotState};
+use super::slots::{NO_FRAME, SlotState, Standing};
 use super::{Context, Phase, Purpose, Store};
 use crate::buffer::{BufferClass, BufferId, Buffers, Span};
 use crate::format::descriptor::PageHeader;
@@ -107,7 +107,7 @@ impl Store {
             Stage::WritingIndex => self.write_index(cx),
             Stage::FlushingIndex => self.after_flush(Stage::WritingSuperblocks),
             Stage::WritingSuperblocks => self.write_superblocks(cx),
-            Stage::FlushingSuperblocks => self.commit(),
+            Stage::FlushingSuperblocks => self.commit(cx),
         }
     }
 
@@ -131,6 +131,7 @@ impl Store {
             index_home: self.superblock.index_home.other(),
             ..self.superblock
         });
+        self.take_plans();
         self.checkpoint.cursor = 0;
         self.checkpoint.index_page = 0;
         self.checkpoint.stage = Stage::Imaging;
@@ -271,7 +272,8 @@ impl Store {
         for place in 0..entries {
             let slot = page * ENTRIES_PER_PAGE + place;
             let owner = self.slots.get(slot);
-            let unsettled = owner.frame != NO_FRAME && self.pages.get(owner.frame).activity != Activity::Idle;
+            let active = owner.frame != NO_FRAME && self.pages.get(owner.frame).activity != Activity::Idle;
+            let unsettled = active || owner.standing == Standing::Unsettled;
             if let Some(entry) = self.slots.entry(slot, unsettled) {
                 index_page::put_entry(block, place, &entry);
             }
@@ -306,7 +308,7 @@ impl Store {
         true
     }
 
-    fn commit(&mut self) -> bool {
+    fn commit<B: Buffers>(&mut self, cx: &mut Context<'_, B>) -> bool {
         if !self.checkpoint.flushed {
             return false;
         }
@@ -317,6 +319,7 @@ impl Store {
         }
         self.checkpoint.stage = Stage::Idle;
         self.checkpoint.done += 1;
+        self.plans_durable(cx);
         self.retry = true;
         true
     }

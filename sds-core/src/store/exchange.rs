@@ -1,20 +1,24 @@
-//! Telling another copy what this one holds: its extents, and the blocks of one.
+//! Settling with another copy: telling what this one holds, its extents and the blocks of one, and taking a plan.
 //!
-//! Invariant: nothing is changed by asking; one answer looks at a bounded number of slots.
+//! Invariants: nothing is changed by asking; one answer looks at a bounded number of slots; an extent that is
+//! unsettled in memory is unsettled in the index of every checkpoint, and no `sealed` record is written for it, until a
+//! checkpoint that contains its plan has committed. In memory there is nothing of an unsettled extent but
+//! this: its descriptor holds its newest records, its medium is read when asked for.
 //! What this must not know: who asks; what is decided from it (`protocol::settle`, `protocol::resync`).
 
-use super::interface::{ExtentKey, Outcome};
-use super::options::EXTENTS_SLOTS;
+use super::interface::{ExtentKey, Outcome, Request, StoreError};
+use super::options::{CHUNK_BYTES, EXTENTS_SLOTS};
 use super::pages::Residence;
-use super::slots::{NO_FRAME, SlotState};
-use super::work::Access;
-use super::write::blocks;
-use super::{Context, OpId, Store};
-use crate::buffer::{Buffers, Span};
-use crate::exchange::{BLOCK_ENTRY_BYTES, BlockEntry, EXTENT_ENTRY_BYTES, ExtentEntry};
+use super::slots::{NO_FRAME, SlotState, Standing};
+use super::work::{Access, Stage, Work};
+use super::{Context, OpId, Purpose, Store};
+use crate::buffer::{BufferClass, Buffers, Span};
+use crate::checksum::Checksum;
+use crate::exchange::{BLOCK_ENTRY_BYTES, BlockEntry, EXTENT_ENTRY_BYTES, ExtentEntry, Medium, PLAN_ENTRY_BYTES, PlanEntry};
 use crate::format::descriptor::BlockInfo;
-use crate::unit::{BLOCKS_PER_EXTENT, BlockIndex};
+use crate::unit::{BLOCK_BYTES, BLOCKS_PER_EXTENT, BlockIndex};
 
+const BLOCKS_PER_CHUNK: u32 = CHUNK_BYTES / BLOCK_BYTES;
 #[expect(clippy::cast_possible_truncation, reason = "256")]
 const BLOCKS: u16 = BLOCKS_PER_EXTENT as u16;
 
@@ -30,7 +34,7 @@ impl Store {
                 let frame = (owner.frame != NO_FRAME).then(|| self.pages.get(owner.frame));
                 let resident = frame.filter(|frame| frame.residence == Residence::Resident);
                 let newest = resident.map(|frame| frame.descriptor.newest());
-                let entry = ExtentEntry { key: owner.key, unsettled: false, damaged: owner.damaged, newest };
+                let entry = ExtentEntry { key: owner.key, unsettled: owner.standing != Standing::Settled, damaged: owner.damaged, newest };
                 entry.encode(cx.buffers.bytes_mut(span.part(count * EXTENT_ENTRY_BYTES, EXTENT_ENTRY_BYTES)));
                 count += 1;
             }
@@ -41,17 +45,144 @@ impl Store {
     }
 
     pub(super) fn advance_blocks<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, key: ExtentKey, span: Span) {
+        match self.works.get(id).map(|work| work.stage) {
+            Some(Stage::Judging { reading: false, .. }) => return self.judge(cx, id),
+            Some(Stage::Waiting) => {}
+            _ => return,
+        }
         let frame = match self.access(cx, id, key) {
             Access::Loading | Access::NoFrame => return self.stall(id),
             Access::Fail(error) => return self.reply(cx, id, Err(error)),
             Access::Unallocated => None,
             Access::Resident(frame) => Some(frame),
         };
-        for block in blocks(BlockIndex::new(0), BLOCKS) {
+        for block in blocks_from(0) {
             let info = frame.map_or_else(BlockInfo::default, |frame| self.pages.get(frame).descriptor.get(block));
-            let entry = BlockEntry { info, ..BlockEntry::default() };
-            entry.encode(cx.buffers.bytes_mut(span.part(u32::from(block) * BLOCK_ENTRY_BYTES, BLOCK_ENTRY_BYTES)));
+            BlockEntry { info, ..BlockEntry::default() }.encode(cx.buffers.bytes_mut(entry_of(span, block)));
         }
-        self.reply(cx, id, Ok(Outcome::Blocks { held: frame.is_some() }));
+        let unsettled = frame.is_some_and(|frame| self.slots.get(self.pages.get(frame).slot).standing != Standing::Settled);
+        if !unsettled {
+            return self.reply(cx, id, Ok(Outcome::Blocks { held: frame.is_some() }));
+        }
+        self.set_stage(id, Stage::Judging { next: 0, singly: 0, reading: false });
+        self.judge(cx, id);
     }
+
+    fn set_stage(&mut self, id: OpId, stage: Stage) {
+        if let Some(work) = self.works.get_mut(id) {
+            work.stage = stage;
+        }
+    }
+
+    /// Reads the next blocks of an unsettled extent that hold data: a chunk at once, or singly where it cannot be read.
+    fn judge<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
+        let Some(work) = self.works.get(id).copied() else { return };
+        let (Stage::Judging { next, singly, .. }, Some(frame)) = (work.stage, work.frame) else { return };
+        let entry = self.pages.get(frame);
+        let Some(first) = blocks_from(next).find(|block| entry.descriptor.content(*block).holds_data()) else {
+            return self.reply(cx, id, Ok(Outcome::Blocks { held: true }));
+        };
+        let offset = self.geometry().data(entry.slot, BlockIndex::new(first));
+        let count = if u16::from(first) < singly { 1 } else { BLOCKS_PER_CHUNK.min(u32::from(BLOCKS) - u32::from(first)) };
+        let Some(buffer) = cx.buffers.allocate(BufferClass::Internal, count * BLOCK_BYTES) else { return self.stall(id) };
+        self.set_stage(id, Stage::Judging { next, singly, reading: true });
+        self.send_read(cx, Purpose::Judge { request: id, first }, offset, Span::whole(buffer, count * BLOCK_BYTES));
+        Self::give_back(cx, buffer);
+    }
+
+    pub(super) fn judged<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, first: u8, read: Option<Span>, result: Result<(), i32>) {
+        let (Some(work), Some(read)) = (self.works.get(id).copied(), read) else { return };
+        let (Request::Blocks { span, .. }, Stage::Judging { singly, .. }, Some(frame)) = (work.request, work.stage, work.frame) else {
+            return;
+        };
+        let count = read.len / BLOCK_BYTES;
+        let end = u16::from(first) + u16::try_from(count).unwrap_or(BLOCKS);
+        if result.is_err() && count > 1 {
+            self.set_stage(id, Stage::Judging { next: u16::from(first), singly: end, reading: false });
+            return self.judge(cx, id);
+        }
+        for (place, block) in (0..count).zip(blocks_from(u16::from(first))) {
+            let info = self.pages.get(frame).descriptor.get(block);
+            if info.content.holds_data() {
+                let bytes = read.part(place * BLOCK_BYTES, BLOCK_BYTES);
+                let medium = if result.is_ok() { Medium::Read(Checksum::of(cx.buffers.bytes(bytes))) } else { Medium::Unreadable };
+                BlockEntry { info, medium }.encode(cx.buffers.bytes_mut(entry_of(span, block)));
+            }
+        }
+        self.set_stage(id, Stage::Judging { next: end, singly, reading: false });
+        self.judge(cx, id);
+    }
+
+    /// Puts a plan into the extent's descriptor and has a checkpoint write it: its images follow a flush, and its
+    /// superblocks switch page and flag at once, so the extent is settled whole or not at all.
+    pub(super) fn advance_settle<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, key: ExtentKey, span: Span) {
+        match self.works.get(id).map(|work| work.stage) {
+            Some(Stage::Waiting) => {}
+            _ => return,
+        }
+        let frame = match self.access(cx, id, key) {
+            Access::Loading | Access::NoFrame => return self.stall(id),
+            Access::Fail(error) => return self.reply(cx, id, Err(error)),
+            Access::Unallocated => return self.reply(cx, id, Ok(Outcome::Done)),
+            Access::Resident(frame) if self.pages.get(frame).in_flight > 0 => return self.stall(id),
+            Access::Resident(frame) => frame,
+        };
+        match self.slots.get(self.pages.get(frame).slot).standing {
+            Standing::Settling => return self.stall(id),
+            Standing::Settled | Standing::Unsettled => {}
+        }
+        let plan = |block| PlanEntry::decode(cx.buffers.bytes(plan_of(span, block)));
+        if blocks_from(0).any(|block| plan(block).is_err()) {
+            return self.reply(cx, id, Err(StoreError::Plan));
+        }
+        let entry = self.pages.get_mut(frame);
+        for (block, info) in blocks_from(0).filter_map(|block| Some((block, plan(block).ok()?.info()?))) {
+            entry.descriptor.set(block, info);
+        }
+        entry.data_blocks = entry.descriptor.data_blocks();
+        self.pages.soil(frame, self.log.resolved());
+        self.set_stage(id, Stage::Settling { taken: false });
+        self.plans += 1;
+        self.checkpoint.force();
+    }
+
+    /// A checkpoint begins: it contains every plan there is.
+    pub(super) fn take_plans(&mut self) {
+        self.move_plans(false, |work| work.stage = Stage::Settling { taken: true }, Standing::Settling);
+    }
+
+    /// The checkpoint has ended.
+    pub(super) fn plans_durable<B: Buffers>(&mut self, cx: &mut Context<'_, B>) {
+        for id in self.move_plans(true, |_| {}, Standing::Settled) {
+            self.plans -= 1;
+            self.done(cx, id);
+        }
+    }
+
+    fn move_plans(&mut self, taken: bool, change: impl Fn(&mut Work), standing: Standing) -> Vec<OpId> {
+        if self.plans == 0 {
+            return Vec::new();
+        }
+        let wanted = Stage::Settling { taken };
+        let ids: Vec<OpId> = self.works.iter().filter(|(_, work)| work.stage == wanted).map(|(id, _)| id).collect();
+        for id in &ids {
+            let Some(work) = self.works.get_mut(*id) else { continue };
+            change(work);
+            let Some(frame) = work.frame else { continue };
+            self.slots.get_mut(self.pages.get(frame).slot).standing = standing;
+        }
+        ids
+    }
+}
+
+fn entry_of(span: Span, block: u8) -> Span {
+    span.part(u32::from(block) * BLOCK_ENTRY_BYTES, BLOCK_ENTRY_BYTES)
+}
+
+fn plan_of(span: Span, block: u8) -> Span {
+    span.part(u32::from(block) * PLAN_ENTRY_BYTES, PLAN_ENTRY_BYTES)
+}
+
+fn blocks_from(first: u16) -> impl Iterator<Item = u8> {
+    (first..BLOCKS).map_while(|block| u8::try_from(block).ok())
 }

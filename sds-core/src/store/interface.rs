@@ -135,8 +135,29 @@ pub enum Request {
         /// The new ceiling.
         ceiling: ShardSequence,
     },
+    /// Blocks of one extent into `span` as they are on the medium, not compared with what is recorded; the reply has
+    /// their checksums. For an extent that is not settled: what the other copy takes from here.
+    Medium {
+        /// Whose.
+        key: ExtentKey,
+        /// Where.
+        range: BlockRange,
+        /// Room for them.
+        span: Span,
+    },
+    /// What every block of an extent that either copy holds unsettled is from now on ([`crate::exchange::PlanEntry`]). Durable
+    /// before the reply, all of it or nothing. Done at once if the store does not have the extent. Blocks that take the other copy's bytes have been written before ([`Bond::Settling`]).
+    Settle {
+        /// Whose.
+        key: ExtentKey,
+        /// A [`crate::exchange::PLAN_BYTES`] plan.
+        span: Span,
+    },
     /// After recovery, when no other copy exists: settle every unsettled extent from what is here.
     SettleAlone,
+    /// After recovery, when another copy exists: open, and refuse reads and writes of each unsettled extent
+    /// until it has been settled by itself. They stay unsettled through any crash and clean stop before that.
+    SettleLater,
     /// Flush, seal, checkpoint and take no more requests.
     Close,
 }
@@ -150,6 +171,8 @@ pub enum Bond {
     /// The write is on its way to the other copy: the extent is not sealed before [`Input::Resolved`] has named this
     /// version or a later one, or the store closes.
     Held,
+    /// Bytes of the other copy for an extent that is not settled.
+    Settling,
 }
 
 /// State of a block.
@@ -250,6 +273,12 @@ pub enum StoreError {
         /// Linux error number, 0 for a short completion.
         errno: i32,
     },
+    /// The extent must be settled with the other copy first.
+    #[error("the extent is not settled with the other copy yet")]
+    Unsettled,
+    /// The bytes of a plan are none.
+    #[error("the plan for settling the extent cannot be read")]
+    Plan,
     /// The store is not open, or closing.
     #[error("the store is not open")]
     NotOpen,
@@ -340,7 +369,7 @@ pub enum Event {
         /// Thousandths.
         done_per_mille: u16,
     },
-    /// Recovery is done. If `unsettled` is not zero, only `SettleAlone` is accepted next.
+    /// Recovery is done. If `unsettled` is not zero, only `SettleAlone` or `SettleLater` is accepted next.
     Opened(Opened),
     /// The device cannot be opened; the store does nothing more.
     OpenFailed(OpenFault),

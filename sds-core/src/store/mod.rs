@@ -75,6 +75,7 @@ enum Purpose {
     Data(OpId),
     Read(OpId),
     Page { frame: u32, again: bool },
+    Judge { request: OpId, first: u8 },
     Log,
     Flush,
     Checkpoint(checkpoint::Part),
@@ -105,6 +106,8 @@ pub struct Store {
     outstanding: u32,
     /// Durable writes issued and not yet applied.
     durable_outstanding: u32,
+    /// Plans applied and not yet durable.
+    plans: u32,
     slots: Slots,
     pages: Pages,
     /// Frames whose page is to be read as soon as there is a buffer.
@@ -135,6 +138,7 @@ impl Store {
             retry: false,
             outstanding: 0,
             durable_outstanding: 0,
+            plans: 0,
             slots: Slots::default(),
             pages: Pages::default(),
             loads: VecDeque::new(),
@@ -276,6 +280,7 @@ impl Store {
                 Purpose::Data(id) => self.data_written(cx, id, result),
                 Purpose::Read(id) => self.data_read(cx, id, result),
                 Purpose::Page { frame, again } => self.page_read(cx, frame, again, done.span, result),
+                Purpose::Judge { request, first } => self.judged(cx, request, first, done.span, result),
                 Purpose::Log => self.log_written(cx, result),
                 Purpose::Flush => self.flush_done(cx, result),
                 Purpose::Checkpoint(part) => self.checkpoint_written(cx, part, result),

@@ -23,12 +23,19 @@ const EIO: i32 = 5;
 impl Store {
     pub(super) fn advance_read<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
         let Some(work) = self.works.get(id).copied() else { return };
-        let Request::Read { key, range, span } = work.request else { return };
+        let (Request::Read { key, range, span } | Request::Medium { key, range, span }) = work.request else { return };
+        let raw = matches!(work.request, Request::Medium { .. });
         let data = match work.stage {
             Stage::Waiting => None,
             Stage::Reading { data: None, .. } => return,
             Stage::Reading { data: Some(result), attempt } => Some((result, attempt)),
-            Stage::Writing { .. } | Stage::Spoiling { .. } | Stage::Flushing | Stage::Recording | Stage::Freeing { .. } | Stage::Freed { .. } => return,
+            Stage::Writing { .. }
+            | Stage::Spoiling { .. }
+            | Stage::Flushing
+            | Stage::Recording
+            | Stage::Freeing { .. }
+            | Stage::Freed { .. } => return,
+            Stage::Judging { .. } | Stage::Settling { .. } => return,
         };
         match self.access(cx, id, key) {
             Access::Unallocated => self.deliver_zero(cx, id, range, span),
@@ -39,7 +46,7 @@ impl Store {
             Access::Resident(frame) => {
                 let descriptor = &self.pages.get(frame).descriptor;
                 let contents = || blocks(range.first, range.count).map(|block| descriptor.content(block));
-                if contents().any(|content| content == Content::Unreadable) {
+                if !raw && contents().any(|content| content == Content::Unreadable) {
                     return self.reply(cx, id, Err(StoreError::Device { errno: EIO }));
                 }
                 if contents().all(|content| !content.holds_data()) {
@@ -102,12 +109,14 @@ impl Store {
 
     fn deliver<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, frame: u32, range: BlockRange, span: Span, attempt: Attempt) {
         let Some(work) = self.works.get(id) else { return };
-        let Request::Read { key, .. } = work.request else { return };
+        let (Request::Read { key, .. } | Request::Medium { key, .. }) = work.request else { return };
+        let raw = matches!(work.request, Request::Medium { .. });
         let mut checksums = ChecksumList::EMPTY;
         for (place, block) in (0_u32..).zip(blocks(range.first, range.count)) {
             let info = self.pages.get(frame).descriptor.get(block);
             let part = span.part(place * BLOCK_BYTES, BLOCK_BYTES);
             match info.content {
+                Content::Data | Content::Unreadable if raw => checksums.push(Checksum::of(cx.buffers.bytes(part))),
                 Content::Unwritten | Content::Zero | Content::Unreadable => {
                     cx.buffers.bytes_mut(part).fill(0);
                     checksums.push(Checksum::ZERO_BLOCK);

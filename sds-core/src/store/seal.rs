@@ -12,6 +12,7 @@
 use super::flush::Waiter;
 use super::options::{ACTIVE_MAX, ACTIVE_PER_LOG_BLOCK, SEAL_BATCH, SEAL_LATEST};
 use super::pages::Activity;
+use super::slots::Standing;
 use super::{Context, Phase, Store};
 use crate::buffer::Buffers;
 use crate::format::record;
@@ -121,10 +122,13 @@ impl Store {
                 continue;
             }
             let slot = entry.slot;
-            let (_, pending) = self.log.place(5);
-            record::put_sealed(&mut pending.records, slot);
-            pending.count += 1;
-            (pending.durable, pending.urgent) = (true, true);
+            // An extent that waits to be settled goes idle and stays unsettled.
+            if self.slots.get(slot).standing == Standing::Settled {
+                let (_, pending) = self.log.place(5);
+                record::put_sealed(&mut pending.records, slot);
+                pending.count += 1;
+                (pending.durable, pending.urgent) = (true, true);
+            }
             self.pages.set_activity(*frame, Activity::Idle);
         }
         self.sealer.batch = batch;

@@ -90,6 +90,20 @@ pub fn settle_alone(base: BlockInfo, candidates: &[Candidate], medium: Option<Ch
     }
 }
 
+/// What stands in the descriptor of a block that will be settled with the other copy: its newest record, whatever the
+/// medium holds; that is asked when the copies meet. But where there was no data before the records, and the log
+/// does not vouch for the first of them, the bytes are nobody's: only now is that known, and the block is what it was.
+#[must_use]
+pub fn settle_later(base: BlockInfo, candidates: &[Candidate], medium: Option<Checksum>, evidence: &Evidence) -> BlockInfo {
+    let Some(newest) = candidates.last() else { return base };
+    let record = BlockInfo { content: Content::Data, checksum: newest.checksum, version: newest.version };
+    if base.content.holds_data() {
+        return record;
+    }
+    let alone = settle_alone(base, candidates, medium, evidence).info;
+    if alone.content.holds_data() { record } else { alone }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +124,18 @@ mod tests {
             let decision = after_power_loss(9, medium);
             assert_eq!((decision.info.version, decision.doubt), (ShardSequence::new(version), None));
         }
+    }
+
+    #[test]
+    fn settling_later_keeps_the_newest_record_but_for_bytes_that_are_nobodys() {
+        let unflushed = Evidence { power_lost: true, flushed: 9, resolved: 20 };
+        let later = |base, medium| settle_later(base, &HISTORY, medium, &unflushed).version.get();
+        assert_eq!(later(BEFORE, None), 3);
+        let unwritten = BlockInfo::default();
+        for (medium, version) in [(2, 3), (3, 3), (7, 0)] {
+            assert_eq!(later(unwritten, Some(Checksum::new(medium))), version, "medium {medium}");
+        }
+        assert_eq!(settle_later(BEFORE, &[], None, &unflushed), BEFORE);
     }
 
     #[test]

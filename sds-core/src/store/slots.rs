@@ -28,6 +28,18 @@ pub(super) enum SlotState {
     Reclaimable,
 }
 
+/// Whether an extent may be read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Yes.
+    #[default]
+    Settled,
+    /// Not before it is settled with the other copy. In the index this is its `unsettled` flag.
+    Unsettled,
+    /// The checkpoint under way settles it.
+    Settling,
+}
+
 /// One slot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
@@ -35,6 +47,7 @@ pub(super) struct Slot {
     pub(super) state: SlotState,
     /// The descriptor page is not what it should be; sticks until the extent is freed.
     pub(super) damaged: bool,
+    pub(super) standing: Standing,
     pub(super) page: Option<PageName>,
     /// Position of its `allocated` record in this life, 0 for an earlier one: tells tenants apart.
     pub(super) tenancy: u64,
@@ -46,6 +59,7 @@ const FREE: Slot = Slot {
     key: ExtentKey { tree: crate::id::TreeId::new(0), extent: crate::id::ExtentIndex::new(0), layer: crate::id::LayerId::new(0) },
     state: SlotState::Free,
     damaged: false,
+    standing: Standing::Settled,
     page: None,
     tenancy: 0,
     frame: NO_FRAME,
@@ -99,6 +113,11 @@ impl Slots {
     /// The slot that will be given out next.
     pub(super) fn next_free(&self) -> Option<u32> {
         self.free.last().copied()
+    }
+
+    /// Whether any extent waits to be settled. Looks at all of them.
+    pub(super) fn any_unsettled(&self) -> bool {
+        self.slots.iter().any(|slot| slot.standing != Standing::Settled)
     }
 
     /// Gives a free slot to a key that has none.

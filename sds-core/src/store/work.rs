@@ -4,9 +4,9 @@
 //! a flush that names it; its frame is pinned from the moment it has one until its reply.
 //! What this must not know: what the request does once it has its descriptor.
 
-use super::interface::{Effect, ExtentKey, Outcome, Request, StoreError};
+use super::interface::{Bond, Effect, ExtentKey, Outcome, Request, StoreError};
 use super::pages::{Activity, Residence};
-use super::slots::NO_FRAME;
+use super::slots::{NO_FRAME, Standing};
 use super::{Context, OpId, Phase, Purpose, Store};
 use crate::buffer::{BufferClass, Buffers, Span};
 use crate::format::descriptor::Descriptor;
@@ -66,6 +66,20 @@ pub(super) enum Stage {
         /// Position of the last record made.
         lsn: u64,
     },
+    /// Reads an unsettled extent's data to tell its checksums.
+    Judging {
+        /// Next block to look at.
+        next: u16,
+        /// Blocks before this are read one by one: their chunk cannot be read.
+        singly: u16,
+        /// A read is under way.
+        reading: bool,
+    },
+    /// An extent's plan is in its descriptor; waits for a checkpoint.
+    Settling {
+        /// The checkpoint under way contains it.
+        taken: bool,
+    },
     /// The extent is freed; waits for the record.
     Freed {
         /// Its position.
@@ -99,12 +113,30 @@ pub(super) enum Access {
     Fail(StoreError),
 }
 
+/// Whether a request is for extents that are not settled, too.
+const fn may_be_unsettled(request: &Request) -> bool {
+    match request {
+        Request::Write { bond, .. } | Request::Zero { bond, .. } => matches!(bond, Bond::Settling),
+        Request::Blocks { .. } | Request::Medium { .. } | Request::Settle { .. } => true,
+        Request::Read { .. }
+        | Request::Flush
+        | Request::Status { .. }
+        | Request::FreeTree { .. }
+        | Request::FreeExtent { .. }
+        | Request::Extents { .. }
+        | Request::ReserveSequence { .. }
+        | Request::SettleAlone
+        | Request::SettleLater
+        | Request::Close => false,
+    }
+}
+
 impl Store {
     /// Takes a request in.
     pub(super) fn accept<B: Buffers>(&mut self, cx: &mut Context<'_, B>, token: Token, request: Request) {
         let refused = match (&self.phase, &request) {
             (Phase::Open, _) => None,
-            (Phase::Recovering(recovery), Request::SettleAlone) if recovery.waits_for_settling() => None,
+            (Phase::Recovering(recovery), Request::SettleAlone | Request::SettleLater) if recovery.waits_for_settling() => None,
             (Phase::Failed { errno }, _) => Some(StoreError::Device { errno: *errno }),
             (Phase::New | Phase::Recovering(_) | Phase::Closing(_) | Phase::Closed | Phase::Refused, _) => Some(StoreError::NotOpen),
         };
@@ -124,7 +156,10 @@ impl Store {
             | Request::Extents { .. }
             | Request::Blocks { .. }
             | Request::ReserveSequence { .. }
+            | Request::Medium { .. }
+            | Request::Settle { .. }
             | Request::SettleAlone
+            | Request::SettleLater
             | Request::Close => Stage::Waiting,
         };
         let Ok(id) = self.works.insert(Work { token, request, stage, frame: None, lsn: 0 }) else { return };
@@ -137,7 +172,7 @@ impl Store {
         match work.request {
             Request::Write { .. } => self.advance_write(cx, id),
             Request::Zero { .. } => self.advance_zero(cx, id),
-            Request::Read { .. } => self.advance_read(cx, id),
+            Request::Read { .. } | Request::Medium { .. } => self.advance_read(cx, id),
             Request::Status { key, range } => self.advance_status(cx, id, key, range),
             Request::Flush => self.advance_flush(cx, id),
             Request::FreeTree { tree } => self.advance_free_tree(cx, id, tree),
@@ -145,7 +180,8 @@ impl Store {
             Request::Extents { from, span } => self.advance_extents(cx, id, from, span),
             Request::Blocks { key, span } => self.advance_blocks(cx, id, key, span),
             Request::ReserveSequence { ceiling } => self.advance_reserve(cx, id, ceiling),
-            Request::SettleAlone => self.settle_requested(cx, id),
+            Request::Settle { key, span } => self.advance_settle(cx, id, key, span),
+            Request::SettleAlone | Request::SettleLater => self.settle_requested(cx, id),
             Request::Close => self.close_requested(id),
         }
     }
@@ -172,11 +208,15 @@ impl Store {
 
     /// The descriptor of a request's extent, brought in if need be. Pins it for the request.
     pub(super) fn access<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, key: ExtentKey) -> Access {
-        let pinned = self.works.get(id).and_then(|work| work.frame);
-        let frame = match pinned {
+        let Some(work) = self.works.get(id) else { return Access::Unallocated };
+        let settling = may_be_unsettled(&work.request);
+        let frame = match work.frame {
             Some(frame) => frame,
             None => {
                 let Some(slot) = self.slots.find(key) else { return Access::Unallocated };
+                if self.slots.get(slot).standing != Standing::Settled && !settling {
+                    return Access::Fail(StoreError::Unsettled);
+                }
                 if self.slots.get(slot).damaged {
                     return Access::Fail(StoreError::Descriptor);
                 }

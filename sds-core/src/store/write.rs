@@ -284,6 +284,7 @@ impl Store {
             }
             Stage::Recording => self.done(cx, id),
             Stage::Waiting | Stage::Reading { .. } | Stage::Flushing | Stage::Freeing { .. } | Stage::Freed { .. } => {}
+            Stage::Judging { .. } | Stage::Settling { .. } => {}
         }
     }
 
@@ -326,7 +327,10 @@ impl Store {
             | Request::Extents { .. }
             | Request::Blocks { .. }
             | Request::ReserveSequence { .. }
+            | Request::Medium { .. }
+            | Request::Settle { .. }
             | Request::SettleAlone
+            | Request::SettleLater
             | Request::Close => return,
         };
         entry.in_flight -= 1;

@@ -17,7 +17,7 @@ use crate::format::record::{self, Record};
 use crate::store::interface::{BlockSet, Event};
 use crate::store::options::CHUNK_BYTES;
 use crate::store::read::{decode_page, named_home};
-use crate::store::settle::{Candidate, Doubt, Evidence, settle_alone};
+use crate::store::settle::{Candidate, Doubt, Evidence, settle_alone, settle_later};
 use crate::store::write::blocks;
 use crate::store::{Context, Effect, Phase, Purpose, Store};
 use crate::unit::{BLOCK_BYTES, BLOCKS_PER_EXTENT, BlockIndex};
@@ -73,9 +73,12 @@ impl History {
         }
     }
 
-    /// Whether the medium has a say in what a block is.
-    fn needs_medium(&self, block: u8) -> bool {
-        self.base.content(block).holds_data() || self.candidates.iter().any(|(of, _)| *of == block)
+    /// Whether the medium has a say in what a block is: not yet, if it held data and is settled later.
+    fn needs_medium(&self, block: u8, later: bool) -> bool {
+        if self.base.content(block).holds_data() {
+            return !later;
+        }
+        self.candidates.iter().any(|(of, _)| *of == block)
     }
 }
 
@@ -226,7 +229,7 @@ impl Store {
         let chunk = (next..BLOCKS)
             .step_by(usize::from(BLOCKS_PER_CHUNK))
             .filter_map(|first| u8::try_from(first).ok())
-            .find(|first| blocks(BlockIndex::new(*first), BLOCKS_PER_CHUNK).any(|block| history.needs_medium(block)));
+            .find(|first| blocks(BlockIndex::new(*first), BLOCKS_PER_CHUNK).any(|block| history.needs_medium(block, recovery.later)));
         match chunk {
             Some(first) => {
                 let offset = self.geometry().data(slot, BlockIndex::new(first));
@@ -271,7 +274,7 @@ impl Store {
         let next = u16::from(first) + u16::from(again);
         let needed = (next..chunk + BLOCKS_PER_CHUNK)
             .filter_map(|block| u8::try_from(block).ok())
-            .find(|block| recovery.extent.history.needs_medium(*block));
+            .find(|block| recovery.extent.history.needs_medium(*block, recovery.later));
         if let Some(block) = needed {
             recovery.in_flight += 1;
             let start = u32::from(u16::from(block) - chunk) * BLOCK_BYTES;
@@ -286,6 +289,7 @@ impl Store {
         let superblock = self.superblock;
         let entry = *self.slots.get(slot);
         let Phase::Recovering(recovery) = &mut self.phase else { return false };
+        let later = recovery.later;
         let Extent { history, medium, scratch, .. } = &mut recovery.extent;
         let evidence = Evidence { power_lost: recovery.power_lost, flushed: recovery.scan.flushed, resolved: recovery.scan.resolved };
         let History { base, candidates } = history;
@@ -299,6 +303,10 @@ impl Store {
                 rest = &rest[count..];
                 let before = base.get(block);
                 if !before.content.holds_data() && scratch.is_empty() {
+                    continue;
+                }
+                if later {
+                    base.set(block, settle_later(before, scratch, medium[usize::from(block)], &evidence));
                     continue;
                 }
                 let decision = settle_alone(before, scratch, medium[usize::from(block)], &evidence);

@@ -5,16 +5,17 @@
 //! that ends recovery has committed, so recovery may be cut short anywhere and starts over; memory and
 //! work are bounded by the log and the unsettled extents, not by the data. The superblock's boot id
 //! changes only with that checkpoint: a second crash before it must still count as the first one's.
-//! What this must not know: requests other than `SettleAlone`.
+//! What this must not know: requests other than `SettleAlone` and `SettleLater`.
 
 mod extent;
 mod replay;
 mod scan;
 
-use super::interface::{Event, OpenFault, Opened, Outcome};
+use super::interface::{Event, OpenFault, Opened, Outcome, Request, StoreError};
 use super::log::Log;
 use super::options::{CHUNK_BYTES, RECOVERY_READS};
 use super::pages::Pages;
+use super::slots::Standing;
 use super::{Context, Effect, OpId, Phase, Purpose, Slots, Store, flush};
 use crate::buffer::{BufferClass, Buffers, Span};
 use crate::format::geometry::{Geometry, Home, SUPERBLOCK_COPIES};
@@ -68,6 +69,8 @@ pub(super) struct Recovery {
     extent: extent::Extent,
     announced: bool,
     settling: Option<OpId>,
+    /// Unsettled extents are left so.
+    later: bool,
 }
 
 impl Recovery {
@@ -122,6 +125,7 @@ impl Store {
             extent: extent::Extent::default(),
             announced: false,
             settling: None,
+            later: false,
         }));
     }
 
@@ -359,15 +363,20 @@ impl Store {
         cx.out.push(Effect::Event(Event::Opened(opened)));
     }
 
-    /// `SettleAlone` has come.
+    /// `SettleAlone` or `SettleLater` has come.
     pub(super) fn settle_requested<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
+        let later = self.works.get(id).is_some_and(|work| work.request == Request::SettleLater);
         match self.recovery() {
             Some(recovery) if recovery.stage == Stage::WaitForSettling => {
+                recovery.later = later;
                 recovery.settling = Some(id);
                 recovery.stage = Stage::Extents;
             }
-            // Nothing is unsettled in an open store.
-            Some(_) | None => self.reply(cx, id, Ok(Outcome::Done)),
+            // An open store settles one extent after the other, by plan.
+            Some(_) | None => {
+                let refused = !later && self.slots.any_unsettled();
+                self.reply(cx, id, if refused { Err(StoreError::Unsettled) } else { Ok(Outcome::Done) });
+            }
         }
     }
 
@@ -375,10 +384,15 @@ impl Store {
     fn begin_last_checkpoint(&mut self) {
         let (ring, extents) = (self.geometry().log_blocks(), self.geometry().extents());
         let budget = self.options.descriptor_cache_bytes;
-        let Some(recovery) = self.recovery() else { return };
+        let Phase::Recovering(recovery) = &mut self.phase else { return };
         let last = recovery.scan.last;
         recovery.stage = Stage::Checkpoint;
         recovery.scan.forget();
+        if recovery.later {
+            for touched in recovery.replay.touched.iter().filter(|touched| touched.unsettled) {
+                self.slots.get_mut(touched.slot).standing = Standing::Unsettled;
+            }
+        }
         self.log = Log::new(ring, last);
         self.flusher = flush::Flusher::new(last, self.options.requests_max);
         self.pages = Pages::new(budget, extents);
