@@ -5,7 +5,8 @@
 
 use crate::config::DeviceConfig;
 use sds_core::control::{Capacity, DeviceReport, DeviceState, FaultCounts};
-use sds_core::id::{DeviceId, DeviceUuid, Incarnation, LogSequence, MapVersion, SdsId, ShardSequence, SystemId, TreeId};
+use sds_core::id::{DeviceId, DeviceUuid, Incarnation, LogSequence, MapVersion, PoolId, SdsId, ShardId, ShardSequence, SystemId, TreeId};
+use sds_core::protocol::membership::Proposal;
 use sds_core::replica::DeviceStatus;
 use sds_core::replica::interface::DeviceSlot;
 use sds_core::store::interface::StoreOptions;
@@ -43,6 +44,8 @@ pub(crate) enum FromRole {
     Pull(MapVersion),
     /// Trees that a device has freed.
     TreesFreed(DeviceId, Vec<TreeId>),
+    /// New configurations of shards are asked for; the devices as they are now.
+    Propose(Vec<DeviceStatus>, Vec<(PoolId, ShardId, Proposal)>),
     /// The answer to `Report`.
     Report(Vec<DeviceStatus>),
     /// All stores are closed.

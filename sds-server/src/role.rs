@@ -7,17 +7,21 @@
 use crate::report::{FromRole, ToRole};
 use crossbeam::queue::ArrayQueue;
 use sds_core::collections::OpId;
+use sds_core::id::SdsId;
 use sds_core::machine::{DiskResult, LinkId, Outbox};
 use sds_core::replica::Replica;
 use sds_core::replica::interface::{DeviceSlot, Effect, Event, Input, ReplicaOptions};
 use sds_core::store::interface::Event as StoreEvent;
 use sds_core::unit::Nanos;
-use sds_ring::{Address, DiskId, LinkEvent, Protocol, RingError, Role, StreamEvent, StreamId, Turn, Wake};
+use sds_ring::{Address, Closed, DiskId, LinkEvent, Protocol, RingError, Role, StreamEvent, StreamId, Turn, Wake};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
+
+/// `ECONNREFUSED`.
+const CONNECTION_REFUSED: i32 = rustix::io::Errno::CONNREFUSED.raw_os_error();
 
 /// Where the role listens, or why it cannot.
 pub(crate) type Listening = Result<Address, RingError>;
@@ -44,6 +48,8 @@ pub struct SdsRole {
     disks: Vec<Option<DiskId>>,
     /// Messages that did not fit the queue yet.
     backlog: VecDeque<FromRole>,
+    /// Servers that are being connected to, and whether a refusal speaks for the server.
+    connects: Vec<(SdsId, bool)>,
     state: State,
 }
 
@@ -66,7 +72,15 @@ fn disk_of_tag(tag: u64) -> (DeviceSlot, OpId) {
 impl SdsRole {
     pub(crate) fn new(parts: Parts) -> Self {
         let replica = Replica::new(parts.options.clone());
-        Self { parts, replica, effects: Outbox::new(), disks: Vec::new(), backlog: VecDeque::new(), state: State::Running }
+        Self {
+            parts,
+            replica,
+            effects: Outbox::new(),
+            disks: Vec::new(),
+            backlog: VecDeque::new(),
+            connects: Vec::new(),
+            state: State::Running,
+        }
     }
 
     fn step(&mut self, cx: &mut Turn<'_>, input: Input<'_>) {
@@ -74,7 +88,7 @@ impl SdsRole {
         if self.effects.is_empty() {
             return;
         }
-        let Self { effects, disks, backlog, parts, replica, state } = self;
+        let Self { effects, disks, backlog, connects, parts, replica, state } = self;
         for effect in effects.drain() {
             match effect {
                 Effect::DiskRead { slot, op, offset, span } => match disk(disks, slot) {
@@ -91,9 +105,14 @@ impl SdsRole {
                 },
                 Effect::Send { link, frame } => cx.send_frame(link, &frame),
                 Effect::Close { link } => cx.close_link(link),
-                // Peers and proposals are not carried yet: no pool has two copies.
-                Effect::Connect { sds, addresses } => tracing::debug!(%sds, ?addresses, "a peer is not connected to yet"),
-                Effect::Propose { proposals } => tracing::debug!(count = proposals.len(), "proposals are not sent yet"),
+                Effect::Connect { sds, addresses } => {
+                    let addresses: Vec<Address> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
+                    // Of several addresses only the last one's answer is told: the others may have kept silent.
+                    connects.retain(|(other, _)| *other != sds);
+                    connects.push((sds, addresses.len() == 1));
+                    cx.connect(Protocol::Frames, u64::from(sds.get()), addresses);
+                }
+                Effect::Propose { proposals } => backlog.push_back(FromRole::Propose(replica.devices(), proposals)),
                 Effect::Register => backlog.push_back(FromRole::Register(replica.devices())),
                 Effect::Confirm { version } => backlog.push_back(FromRole::Confirm(version)),
                 Effect::Pull { at_least } => backlog.push_back(FromRole::Pull(at_least)),
@@ -106,6 +125,11 @@ impl SdsRole {
                 }
             }
         }
+    }
+
+    fn end_connect(&mut self, number: u64) -> Option<(SdsId, bool)> {
+        let place = self.connects.iter().position(|(sds, _)| u64::from(sds.get()) == number)?;
+        Some(self.connects.swap_remove(place))
     }
 
     fn take_messages(&mut self, cx: &mut Turn<'_>) {
@@ -162,7 +186,12 @@ impl Role for SdsRole {
 
     fn on_link(&mut self, cx: &mut Turn<'_>, link: LinkId, event: LinkEvent<'_>) {
         match event {
-            LinkEvent::Linked { .. } => self.step(cx, Input::Linked { link }),
+            LinkEvent::Linked { connect: None } => self.step(cx, Input::Linked { link }),
+            LinkEvent::Linked { connect: Some(number) } => {
+                if let Some((sds, _)) = self.end_connect(number) {
+                    self.step(cx, Input::PeerLinked { sds, link });
+                }
+            }
             LinkEvent::Frame(frame) => self.step(cx, Input::Frame { link, frame }),
             LinkEvent::Unlinked { reason } => {
                 if let Some(reason) = reason {
@@ -170,8 +199,15 @@ impl Role for SdsRole {
                 }
                 self.step(cx, Input::Unlinked { link });
             }
-            // A data server connects to nobody yet, and asks for no pause: links that do not read are not read from.
-            LinkEvent::ConnectFailed { .. } | LinkEvent::Writable => {}
+            LinkEvent::ConnectFailed { connect, reason } => {
+                if let Some((sds, sole)) = self.end_connect(connect) {
+                    let refused = sole && reason == Closed::Error { errno: CONNECTION_REFUSED };
+                    tracing::debug!(node = self.parts.name, %sds, %reason, refused, "a peer cannot be reached");
+                    self.step(cx, Input::PeerConnectFailed { sds, refused });
+                }
+            }
+            // A data server asks for no pause: links that do not read are not read from.
+            LinkEvent::Writable => {}
         }
     }
 

@@ -152,7 +152,7 @@ pub enum Effect {
     },
     /// Ask the MDM to change the configuration of shards. There is no answer but a view.
     Propose {
-        /// One for each shard.
+        /// One for each shard; at most [`crate::limits::PROPOSALS_PER_MESSAGE_MAX`].
         proposals: Vec<(PoolId, ShardId, Proposal)>,
     },
     /// (Re-)register with the MDM: a device opened or failed.

@@ -205,6 +205,12 @@ impl Control {
             }
             FromRole::Pull(at_least) => self.send(&SdsToMdm::Pull { at_least }).await,
             FromRole::TreesFreed(device, trees) => self.send(&SdsToMdm::TreesFreed { device, trees }).await,
+            FromRole::Propose(statuses, proposals) => {
+                // The new epochs begin above the ceilings that the MDM knows of.
+                self.statuses.send_replace(statuses);
+                self.heartbeat().await;
+                self.send(&SdsToMdm::Propose { proposals }).await;
+            }
             FromRole::Stopped => return Err(NodeError::LoopEnded),
         }
         Ok(())

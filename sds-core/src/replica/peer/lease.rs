@@ -7,6 +7,7 @@
 use super::{LinkState, PeerIndex};
 use crate::buffer::Buffers;
 use crate::id::{PoolId, ShardId, ShardSequence};
+use crate::limits::PROPOSALS_PER_MESSAGE_MAX;
 use crate::machine::LinkId;
 use crate::map::Member;
 use crate::protocol::lease::may_answer_read;
@@ -181,7 +182,9 @@ impl Replica {
         let due = peer.propose_due;
         if !proposals.is_empty() {
             self.peers.wake_by(due);
-            turn.out.push(Effect::Propose { proposals });
+            for some in proposals.chunks(PROPOSALS_PER_MESSAGE_MAX) {
+                turn.out.push(Effect::Propose { proposals: some.to_vec() });
+            }
         }
     }
 
