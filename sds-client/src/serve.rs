@@ -18,7 +18,7 @@ use sds_core::machine::{Outbox, Token};
 use sds_core::unit::Nanos;
 use sds_core::view::SessionMode;
 use sds_core::volume::interface::{OpenVolume, Outcome};
-use sds_ring::{Address, ListenerId, Payload, Protocol, RingError, StreamEvent, StreamId, Turn};
+use sds_ring::{Address, ListenerId, Payload, RingError, StreamEvent, StreamId, Turn};
 use std::sync::Arc;
 
 /// Connections of one server unless it is told otherwise.
@@ -150,12 +150,11 @@ impl Server {
         [self.check_handshakes_at, self.check_unread_at].into_iter().flatten().min()
     }
 
-    /// Starts to listen; the addresses with the real ports.
+    /// Starts to listen, everywhere or nowhere; the addresses with the real ports.
     pub(crate) fn listen(&mut self, options: NbdOptions, cx: &mut Turn<'_>) -> Result<Vec<Address>, RingError> {
         let offer = Arc::new(options);
         let mut bound = Vec::with_capacity(offer.listen.len());
-        for address in &offer.listen {
-            let (listener, address) = cx.listen(address, Protocol::Raw)?;
+        for (listener, address) in cx.listen_all_raw(&offer.listen)? {
             self.listeners.push((listener, offer.clone()));
             bound.push(address);
         }

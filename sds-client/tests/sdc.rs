@@ -115,3 +115,23 @@ async fn force_takes_a_volume_over() {
     assert!(matches!(held.read_at(0, 1).await, Err(sds_client::Error::Fenced)));
     terminate(child).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_that_is_taken_leaves_none_listening() {
+    let cluster = FakeCluster::remote(1).await;
+    let client = cluster.client().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("sock");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let taken = cluster.mdm.address();
+    let mut options = sds_client::NbdOptions::on(sds_ring::Address::Tcp(free));
+    options.listen.push(sds_ring::Address::Unix(socket.clone()));
+    options.listen.push(taken.parse().expect("an address"));
+    let error = client.serve_nbd(options.clone()).await.expect_err("taken").to_string();
+    assert!(error.contains("cannot listen on") && error.contains(&taken), "{error}");
+    // The client lives on, so only what it took back is free.
+    assert!(tokio::net::TcpStream::connect(free).await.is_err(), "nobody listens");
+    assert!(!socket.exists(), "its socket is taken away");
+    options.listen.pop();
+    assert_eq!(client.serve_nbd(options).await.expect("free again").len(), 2);
+}

@@ -204,15 +204,47 @@ impl Core {
     // Listeners.
 
     pub(super) fn listen(&mut self, role: RoleIndex, address: &Address, protocol: Protocol) -> Result<(ListenerId, Address), RingError> {
-        let slot = self.listeners.len();
-        if slot >= LISTENERS_MAX {
+        if self.listeners.len() >= LISTENERS_MAX {
             return Err(RingError::TooMany { what: "listeners", limit: LISTENERS_MAX });
         }
         let (fd, bound) = socket::listen(address).map_err(|source| RingError::Listen { address: address.clone(), source })?;
+        Ok((self.add_listener(role, fd, protocol), bound))
+    }
+
+    /// Listens on all of the addresses or on none: every socket is bound before the first accept is
+    /// submitted, so that after a failure nothing is in flight on those that were.
+    pub(super) fn listen_all(
+        &mut self,
+        role: RoleIndex,
+        addresses: &[Address],
+        protocol: Protocol,
+    ) -> Result<Vec<(ListenerId, Address)>, RingError> {
+        if addresses.len() > LISTENERS_MAX.saturating_sub(self.listeners.len()) {
+            return Err(RingError::TooMany { what: "listeners", limit: LISTENERS_MAX });
+        }
+        let mut sockets: Vec<(OwnedFd, Address)> = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            match socket::listen(address) {
+                Ok(socket) => sockets.push(socket),
+                Err(source) => {
+                    for (_, bound) in sockets {
+                        if let Address::Unix(path) = bound {
+                            // Ours, made a moment ago; if it is gone already, so much the better.
+                            let _ = std::fs::remove_file(path);
+                        }
+                    }
+                    return Err(RingError::Listen { address: address.clone(), source });
+                }
+            }
+        }
+        Ok(sockets.into_iter().map(|(fd, bound)| (self.add_listener(role, fd, protocol), bound)).collect())
+    }
+
+    fn add_listener(&mut self, role: RoleIndex, fd: OwnedFd, protocol: Protocol) -> ListenerId {
+        let slot = self.listeners.len();
         self.listeners.push(Listener { fd: Some(fd), role, protocol, armed: false, retry: None, closed: false });
         self.arm_listener(slot);
-        let id = ListenerId(u8::try_from(slot).unwrap_or(u8::MAX));
-        Ok((id, bound))
+        ListenerId(u8::try_from(slot).unwrap_or(u8::MAX))
     }
 
     fn arm_listener(&mut self, slot: usize) {

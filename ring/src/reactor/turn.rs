@@ -98,6 +98,11 @@ impl<'a> Turn<'a> {
         Ok((id, bound))
     }
 
+    /// Listens on raw bytes at all of the addresses, or, if one of them cannot be had, at none.
+    pub fn listen_all_raw(&mut self, addresses: &[Address]) -> Result<Vec<(ListenerId, Address)>, RingError> {
+        self.core.listen_all(self.role, addresses, Protocol::Raw)
+    }
+
     /// Says that an address (as the MDM tells it to others) leads to this role.
     pub fn announce(&mut self, address: Address) {
         self.core.local.push((address, self.role));
