@@ -507,6 +507,74 @@ fn a_device_that_fails_answers_everything_and_says_why() {
 }
 
 #[test]
+fn a_device_known_by_its_superblock_that_cannot_be_opened_is_not_waited_for() {
+    let (mut node, link) = serving();
+    let request = node.write(link, 1, 0, &block(1));
+    node.finish(request);
+    let mut again = Node::new(vec![node.disks.remove(0)], 2, 64);
+    again.fail_writes_from = Some(0);
+    again.add_devices();
+    again.drain();
+    let device = &again.replica.devices()[0];
+    assert!(matches!(device.state, sds_core::control::DeviceState::Failed { .. }), "{device:?}");
+    assert_eq!(device.uuid, DEVICE, "its superblock was read");
+    again.register();
+    // Its shards stay where they were: in its former life.
+    again.place(1, 1);
+    again.push();
+    let link = again.login(ALICE, 1);
+    let request = again.read(link, 1, 0, B);
+    assert_eq!(again.answer(request).expect("at once").status(), Status::DeviceFailed);
+    // A newer configuration may still come to explain a higher epoch.
+    let header = at_epoch(&mut again, 2);
+    let request = again.send(link, header);
+    assert!(again.answer(request).is_none());
+    again.run_until(again.now.plus(Nanos::from_millis(10_000)));
+    assert_eq!(again.finish(request).status(), Status::NotReady);
+    again.assert_idle();
+}
+
+#[test]
+fn a_device_of_a_former_life_that_has_not_failed_is_waited_for() {
+    let (mut node, _) = serving();
+    let mut again = Node::opened(vec![node.disks.remove(0)], 2);
+    again.register();
+    again.place(1, 1);
+    again.push();
+    let link = again.login(ALICE, 1);
+    let request = again.read(link, 1, 0, B);
+    assert!(again.answer(request).is_none());
+    again.run_until(again.now.plus(Nanos::from_millis(10_000)));
+    assert_eq!(again.finish(request).status(), Status::NotReady);
+}
+
+#[test]
+fn a_copy_that_cannot_be_opened_does_not_speak_for_the_device() {
+    let (mut node, _) = serving();
+    let disk = node.disks.remove(0);
+    let mut again = Node::new(vec![disk, Disk::formatted()], 2, 64);
+    again.fail_writes_from = Some(0);
+    again.add_device(0);
+    again.drain();
+    again.fail_writes_from = None;
+    again.add_device(1);
+    again.drain();
+    assert_eq!(again.replica.devices()[0].uuid, again.replica.devices()[1].uuid);
+    again.input(Input::Registered {
+        system: SYSTEM,
+        sds: SdsId::new(1),
+        incarnation: Incarnation::new(2),
+        devices: &[(DEVICE, DEVICE_ID)],
+    });
+    again.place(2, 2);
+    again.push();
+    let link = again.login(ALICE, 1);
+    let header = at_epoch(&mut again, 2);
+    let request = again.send(link, header);
+    assert_eq!(again.finish(request).status(), Status::Ok);
+}
+
+#[test]
 fn a_deleted_tree_is_freed_once_it_is_named_and_no_volume_has_it() {
     let (mut node, link) = serving();
     for extent in 0..3 {

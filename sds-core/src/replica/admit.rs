@@ -43,8 +43,10 @@ pub(super) enum Serving {
         /// What its acknowledgements rely on.
         cache: CacheId,
     },
-    /// It has failed or is closed.
-    Never,
+    /// It has failed, for the rest of this process life.
+    Failed,
+    /// It is closed, or about to be: the server stops.
+    Stopping,
 }
 
 /// What the check needs to know of our devices.
@@ -121,11 +123,16 @@ fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl
     }
     let (epoch, slot) = match view.standing(volume.pool, shard, |device| devices.slot_of(device).is_some()) {
         Standing::Unknown => return Verdict::Refuse(Status::Invalid),
-        Standing::Elsewhere { epoch } | Standing::Former { epoch } if header.epoch < epoch => return Verdict::Refuse(Status::MapStale),
-        // A device that is still being opened is not known by its id yet: the sender may well be right.
+        Standing::Elsewhere { epoch } | Standing::Former { epoch, .. } if header.epoch < epoch => return Verdict::Refuse(Status::MapStale),
+        // A device that is still being opened, or whose superblock cannot be read, is not known by its
+        // id: the sender may well be right.
         Standing::Elsewhere { epoch } if header.epoch == epoch => return Verdict::Park { pull: None, late: Status::NotReady },
         Standing::Elsewhere { .. } => {
             return Verdict::Park { pull: Some(seen_by_now(header, view)), late: Status::NotReady };
+        }
+        Standing::Former { epoch, device } if header.epoch == epoch && is_failed(device, devices) => {
+            // It will not serve in this life, so no newer configuration comes from it.
+            return Verdict::Refuse(Status::DeviceFailed);
         }
         Standing::Former { .. } => return Verdict::Park { pull: None, late: Status::NotReady },
         Standing::Here { epoch, slot } => (epoch, slot),
@@ -138,7 +145,8 @@ fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl
     }
     match devices.serving(slot) {
         Serving::NotYet => return Verdict::Park { pull: None, late: Status::NotReady },
-        Serving::Never => return Verdict::Refuse(Status::DeviceFailed),
+        Serving::Failed => return Verdict::Refuse(Status::DeviceFailed),
+        Serving::Stopping => return Verdict::Refuse(Status::Stopping),
         Serving::Yes { .. } => {}
     }
     let key = ExtentKey { tree: volume.tree, extent: header.extent, layer: header.layer };
@@ -152,7 +160,8 @@ fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, devic
     };
     let cache = match devices.serving(slot) {
         Serving::NotYet => return Verdict::Park { pull: None, late: Status::NotReady },
-        Serving::Never => return Verdict::Refuse(Status::DeviceFailed),
+        Serving::Failed => return Verdict::Refuse(Status::DeviceFailed),
+        Serving::Stopping => return Verdict::Refuse(Status::Stopping),
         Serving::Yes { cache } => cache,
     };
     let relied_on = relied_on.as_slice();
@@ -161,6 +170,11 @@ fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, devic
     }
     let range = BlockRange { first: BlockIndex::ZERO, count: 1 };
     Verdict::Serve(Route { slot, key: ExtentKey::default(), range, pool: volume.pool, shard: header.shard, epoch: header.epoch })
+}
+
+/// Whether a device is ours and has failed.
+fn is_failed(device: DeviceId, devices: &impl DeviceTable) -> bool {
+    devices.slot_of(device).is_some_and(|slot| devices.serving(slot) == Serving::Failed)
 }
 
 /// The newest version that is known to exist: to ask for more would say that the MDM went back in time.

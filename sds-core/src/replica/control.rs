@@ -19,8 +19,12 @@ use crate::view::ViewUpdate;
 impl Replica {
     pub(super) fn take_registration(&mut self, identity: Identity, devices: &[(DeviceUuid, DeviceId)], turn: &mut Turn<'_, impl Buffers>) {
         self.identity = Some(identity);
+        let serving: Vec<DeviceUuid> = self.devices.iter().filter(|device| !device.is_failed()).map(|device| device.uuid).collect();
         for device in self.devices.iter_mut().filter(|device| !device.uuid.is_nil()) {
-            if let Some((_, id)) = devices.iter().find(|(uuid, _)| *uuid == device.uuid) {
+            if device.is_failed() && serving.contains(&device.uuid) {
+                // A copy that could not be opened; the other one is the device.
+                device.id = None;
+            } else if let Some((_, id)) = devices.iter().find(|(uuid, _)| *uuid == device.uuid) {
                 device.id = Some(*id);
             }
         }
@@ -158,6 +162,7 @@ impl Replica {
     fn device_failed(&mut self, slot: DeviceSlot, reason: String, turn: &mut Turn<'_, impl Buffers>) {
         let Some(device) = self.devices.get_mut(slot) else { return };
         device.state = State::Failed { reason };
+        device.identify();
         device.reserving = None;
         device.freeing = None;
         turn.out.push(Effect::Register);

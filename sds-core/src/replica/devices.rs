@@ -130,6 +130,19 @@ pub(super) struct Device {
 }
 
 impl Device {
+    /// Takes over whose device it is from a superblock that was found good although the rest cannot be
+    /// used: what was on it is then known to be on a failed device.
+    pub(super) fn identify(&mut self) {
+        if let Some((uuid, system)) = self.store.identity() {
+            (self.uuid, self.system) = (uuid, system);
+        }
+    }
+
+    /// Whether it has failed for this process life.
+    pub(super) fn is_failed(&self) -> bool {
+        matches!(self.state, State::Failed { .. })
+    }
+
     /// Whether the store takes another client request now.
     pub(super) const fn has_room(&self) -> bool {
         self.submitted < self.requests_max
@@ -328,11 +341,12 @@ impl DeviceTable for Devices {
     }
 
     fn serving(&self, slot: DeviceSlot) -> Serving {
-        let Some(device) = self.get(slot) else { return Serving::Never };
+        let Some(device) = self.get(slot) else { return Serving::NotYet };
         match device.state {
             State::Opening { .. } | State::Settling => Serving::NotYet,
             State::Open => Serving::Yes { cache: device.cache_id() },
-            State::Closing | State::Closed | State::Failed { .. } => Serving::Never,
+            State::Closing | State::Closed => Serving::Stopping,
+            State::Failed { .. } => Serving::Failed,
         }
     }
 }

@@ -54,6 +54,8 @@ pub(super) enum Standing {
     Former {
         /// At this epoch.
         epoch: Epoch,
+        /// Which of ours.
+        device: DeviceId,
     },
     /// Served here.
     Here {
@@ -120,8 +122,10 @@ impl View {
         let epoch = entry.epoch;
         match pool.local.get(shard.get() as usize).and_then(|local| local.slot) {
             Some(slot) => Standing::Here { epoch, slot },
-            None if entry.in_sync.primary().is_some_and(|primary| ours(primary.device)) => Standing::Former { epoch },
-            None => Standing::Elsewhere { epoch },
+            None => match entry.in_sync.primary() {
+                Some(primary) if ours(primary.device) => Standing::Former { epoch, device: primary.device },
+                Some(_) | None => Standing::Elsewhere { epoch },
+            },
         }
     }
 

@@ -31,6 +31,7 @@ use crate::collections::{OpId, SlotTable};
 use crate::format::geometry::Geometry;
 use crate::format::log_block;
 use crate::format::superblock::Superblock;
+use crate::id::{DeviceUuid, SystemId};
 use crate::machine::{DiskResult, Outbox};
 use crate::unit::{BLOCK_BYTES, ByteOffset, Nanos};
 use interface::{Effect, Event, Input, OpenFault, Outcome, Statistics, StoreError, StoreOptions};
@@ -188,6 +189,13 @@ impl Store {
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         Statistics { capacity: self.slots.capacity(), active_extents: u64::from(self.pages.active_count()), ..self.statistics }
+    }
+
+    /// Whose device it is, once a superblock of this system was found good; known also when the rest
+    /// could not be opened.
+    #[must_use]
+    pub fn identity(&self) -> Option<(DeviceUuid, SystemId)> {
+        (!self.superblock.device.is_nil()).then_some((self.superblock.device, self.superblock.system))
     }
 
     /// Whether it takes reads and writes.

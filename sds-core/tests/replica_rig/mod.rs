@@ -320,8 +320,12 @@ impl Node {
 
     pub fn add_devices(&mut self) {
         for slot in 0..self.disks.len() as u16 {
-            self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options() });
+            self.add_device(slot);
         }
+    }
+
+    pub fn add_device(&mut self, slot: u16) {
+        self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options() });
     }
 
     pub fn register(&mut self) {

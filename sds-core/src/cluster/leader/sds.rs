@@ -78,7 +78,7 @@ impl Leader {
                     return self.refuse_sds(link, reason, out);
                 }
                 let devices = bounded(devices);
-                let known = |report: &&DeviceReport| !report.uuid.is_nil();
+                let known = |report: &&DeviceReport| self.counts(sds, report, &devices);
                 let register = RegisterSds {
                     sds,
                     system,
@@ -104,6 +104,22 @@ impl Leader {
             }
             SdsToMdm::TreesFreed { device, trees } => self.trees_freed(link, device, trees, out),
             SdsToMdm::Propose { proposals } => self.shards_proposed(link, proposals, out),
+        }
+    }
+
+    /// Whether a report says something about a device that the cluster may act on. One that failed is
+    /// spoken for only by the server it belongs to: it may be a damaged copy of one that serves.
+    fn counts(&self, sds: SdsUuid, report: &DeviceReport, all: &[DeviceReport]) -> bool {
+        if report.uuid.is_nil() {
+            return false;
+        }
+        match report.state {
+            DeviceState::Open | DeviceState::Opening { .. } => true,
+            DeviceState::Failed { .. } => {
+                let owner = self.cluster.device_by_uuid(report.uuid).and_then(|(_, device)| self.cluster.server(device.sds));
+                let alone = all.iter().filter(|other| other.uuid == report.uuid).count() == 1;
+                alone && owner.is_some_and(|server| server.uuid == sds)
+            }
         }
     }
 
