@@ -7,6 +7,16 @@ pub(crate) fn log(event: &Event) {
     match event {
         Event::Fenced { volume } => tracing::error!(%volume, "the volume was taken over by another client, or deleted; its requests fail"),
         Event::Waiting { sds, requests } => tracing::warn!(%sds, requests, "requests wait for a data server that cannot be reached"),
+        Event::DeviceNotReady { device, sds } => tracing::warn!(
+            %device,
+            %sds,
+            "requests wait for a device that its data server does not serve: it is being opened, or could not be (`sdsctl status` says why)"
+        ),
+        Event::DeviceFailed { device, sds } => tracing::error!(
+            %device,
+            %sds,
+            "a device has failed and requests for it end with I/O errors; `sdsctl status` says why: repair or replace it and restart its data server"
+        ),
         Event::Reached { sds } => tracing::info!(%sds, "the data server can be reached again"),
         Event::PayloadDamaged { link } => tracing::warn!(link = link.get(), "a payload was damaged on its way; asking again"),
         Event::Refused { reason } => tracing::error!(reason, "the MDM refuses this client"),

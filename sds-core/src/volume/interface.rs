@@ -8,7 +8,7 @@
 use crate::buffer::Span;
 use crate::control::{ClientToMdm, MdmToClient, OpenError, VolumeLine};
 use crate::error::Status;
-use crate::id::{ClientId, SdsId, Ticket, VolumeId};
+use crate::id::{ClientId, DeviceId, SdsId, Ticket, VolumeId};
 use crate::machine::{LinkId, Token};
 use crate::stripe::Stripe;
 use crate::unit::{ByteCount, ByteOffset, Nanos};
@@ -242,6 +242,20 @@ pub enum Event {
         sds: SdsId,
         /// How many requests.
         requests: usize,
+    },
+    /// Requests wait for a device whose server can be reached but does not serve it (yet).
+    DeviceNotReady {
+        /// Which.
+        device: DeviceId,
+        /// Its server.
+        sds: SdsId,
+    },
+    /// A device has failed, its server says; requests for it end with `DeviceFailed`. Told once until it serves again.
+    DeviceFailed {
+        /// Which.
+        device: DeviceId,
+        /// Its server.
+        sds: SdsId,
     },
     /// A server can be reached (again).
     Reached {

@@ -34,6 +34,7 @@ mod route;
 mod server;
 mod session;
 mod topology;
+mod trouble;
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,7 @@ use request::UserRequest;
 use server::Servers;
 use session::Session;
 use topology::Topology;
+use trouble::Troubles;
 
 /// Flushes of closing sessions that may run beside the users' requests.
 const CLOSING_FLUSHES_MAX: usize = 16;
@@ -86,6 +88,8 @@ pub struct Client {
     /// Not after the first thing that has a time.
     wake_at: Nanos,
     stale_answers: u64,
+    /// Devices that do not serve.
+    troubles: Troubles,
 }
 
 /// What one step may use.
@@ -124,6 +128,7 @@ impl Client {
             pulled: MapVersion::new(0),
             wake_at: Nanos::NEVER,
             stale_answers: 0,
+            troubles: Troubles::default(),
             options,
         }
     }

@@ -84,7 +84,10 @@ impl Client {
                 self.pull(frame.header.map_version, turn);
                 self.pause(id, frame.header.map_version, turn);
             }
-            Status::NotReady => self.pause(id, MapVersion::new(0), turn),
+            Status::NotReady => {
+                self.note_not_ready(id, index, turn);
+                self.pause(id, MapVersion::new(0), turn);
+            }
             Status::Stopping => {
                 self.set_state(id, State::Queued(index));
                 self.servers.get_mut(index).queue.push_front(id);
@@ -101,7 +104,11 @@ impl Client {
                 self.finish(id, Err(Status::FlushLost), turn);
             }
             Status::Corrupt => self.unreadable(id, turn),
-            status @ (Status::Invalid | Status::PastEnd | Status::NoVolume | Status::NoSpace | Status::DeviceFailed | Status::ReadOnly) => {
+            Status::DeviceFailed => {
+                self.note_failed(id, index, turn);
+                self.finish(id, Err(Status::DeviceFailed), turn);
+            }
+            status @ (Status::Invalid | Status::PastEnd | Status::NoVolume | Status::NoSpace | Status::ReadOnly) => {
                 self.finish(id, Err(status), turn);
             }
         }
@@ -111,6 +118,7 @@ impl Client {
     fn answered_ok(&mut self, id: OpId, link: LinkId, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) -> bool {
         let Some(exchange) = self.exchanges.get(id) else { return false };
         let payload = believe(exchange, frame, turn.buffers);
+        self.note_serves(id);
         if !matches!(payload, Payload::Damaged) {
             self.note_durability(id, frame);
         }

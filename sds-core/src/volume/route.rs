@@ -24,8 +24,8 @@ const PAUSE_MAX: Nanos = Nanos::from_millis(100);
 /// How long to wait for a newer view before the server is asked again all the same.
 const VIEW_WAIT_MAX: Nanos = Nanos::from_millis(1000);
 /// When to say that requests wait for a server, first and from then on.
-const TELL_FIRST: Nanos = Nanos::from_millis(1000);
-const TELL_EVERY: Nanos = Nanos::from_millis(10_000);
+pub(super) const TELL_FIRST: Nanos = Nanos::from_millis(1000);
+pub(super) const TELL_EVERY: Nanos = Nanos::from_millis(10_000);
 
 impl Client {
     /// Where an exchange goes by the newest view.

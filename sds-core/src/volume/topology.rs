@@ -16,7 +16,7 @@ use crate::unit::ByteCount;
 use crate::view::{ViewUpdate, VolumeView};
 
 /// A device's number at this client: dense, given once, never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct DeviceIndex(u32);
 
 impl DeviceIndex {

@@ -138,6 +138,8 @@ impl World {
             Told::Fenced { volume } => self.user_fenced(client, *volume),
             Told::Waiting { .. }
             | Told::Reached { .. }
+            | Told::DeviceNotReady { .. }
+            | Told::DeviceFailed { .. }
             | Told::LinkRefused { .. }
             | Told::CloseFlushFailed { .. }
             | Told::Unreadable { .. } => {}

@@ -78,6 +78,49 @@ fn final_statuses_go_to_the_user() {
 }
 
 #[test]
+fn a_failed_device_is_told_once_until_it_serves_again() {
+    let mut world = World::open();
+    let told = |world: &World| world.events.iter().filter(|event| matches!(event, Event::DeviceFailed { .. })).count();
+    for expected in 1..=2 {
+        for _ in 0..3 {
+            let read = world.read(0, 4096);
+            world.connect_all();
+            let sent = world.take_sent();
+            let device = sent.1.header.device;
+            world.refuse(sent, Status::DeviceFailed);
+            assert_eq!(world.outcome(read), Some(Err(Status::DeviceFailed)));
+            assert!(world.events.iter().any(|event| matches!(event, Event::DeviceFailed { device: named, .. } if *named == device)));
+            assert_eq!(told(&world), expected);
+        }
+        world.read(0, 4096);
+        world.settle();
+    }
+    world.assert_idle();
+}
+
+#[test]
+fn a_device_that_lets_requests_wait_for_long_is_told() {
+    let mut world = World::open();
+    let told = |world: &World| world.events.iter().filter(|event| matches!(event, Event::DeviceNotReady { .. })).count();
+    let read = world.read(0, 4096);
+    world.connect_all();
+    for (until, expected) in [(900, 0), (2_000, 1), (10_900, 1), (12_000, 2)] {
+        while world.now < Nanos::from_millis(until) {
+            if !world.sent.is_empty() {
+                let sent = world.take_sent();
+                world.refuse(sent, Status::NotReady);
+            }
+            world.pass(Nanos::from_millis(10));
+        }
+        assert_eq!(told(&world), expected, "after {until} ms");
+    }
+    world.pass(Nanos::from_millis(200));
+    world.settle();
+    assert_eq!(world.outcome(read), Some(Ok(Outcome::Zeroes)));
+    world.assert_idle();
+}
+
+#[test]
 fn an_unreadable_block_is_named() {
     let mut world = World::open();
     world.read((1 << 20) + 8192, 4096);
