@@ -14,6 +14,8 @@ pub struct Medium {
     pub physical_sector: Option<u32>,
     /// Whether completed writes may be lost in a power cut.
     pub volatile_cache: Option<bool>,
+    /// Whether it refuses writes, though it can be opened for them.
+    pub read_only: bool,
 }
 
 impl Medium {
@@ -37,7 +39,9 @@ impl Medium {
             Some("write back") => Some(true),
             Some(_) | None => None,
         };
-        Self { logical_sector: number("logical_block_size"), physical_sector: number("physical_block_size"), volatile_cache }
+        // The partition's own, if it is one.
+        let read_only = fs::read_to_string(directory.join("ro")).is_ok_and(|text| text.trim() == "1");
+        Self { logical_sector: number("logical_block_size"), physical_sector: number("physical_block_size"), volatile_cache, read_only }
     }
 }
 
@@ -60,8 +64,12 @@ mod tests {
     fn a_partition_has_its_disks_medium() {
         let directory = sysfs("4096\n", "write back\n");
         let medium = Medium::of_directory(&directory.path().join("sda1"));
-        assert_eq!(medium, Medium { logical_sector: Some(512), physical_sector: Some(4096), volatile_cache: Some(true) });
+        let expected = Medium { logical_sector: Some(512), physical_sector: Some(4096), volatile_cache: Some(true), read_only: false };
+        assert_eq!(medium, expected);
         assert_eq!(Medium::of_directory(directory.path()), medium);
+        fs::write(directory.path().join("sda1/ro"), "1\n").expect("written");
+        assert!(Medium::of_directory(&directory.path().join("sda1")).read_only);
+        assert!(!Medium::of_directory(directory.path()).read_only, "the disk is not");
     }
 
     #[test]

@@ -80,6 +80,12 @@ pub enum DeviceError {
         /// Their size.
         bytes: u32,
     },
+    /// It can be opened for writing, but would refuse it.
+    #[error("{}: the device is read-only; make it writable (`blockdev --setrw`) or use another one", path.display())]
+    RefusesWrites {
+        /// Where.
+        path: PathBuf,
+    },
     /// Sectors that 4 KiB requests do not fit.
     #[error("{}: its sectors have {bytes} bytes; only up to 4096 are supported", path.display())]
     LargeSectors {

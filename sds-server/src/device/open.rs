@@ -113,6 +113,9 @@ fn lock(config: &DeviceConfig, file: &File, stopped: &dyn Fn() -> bool) -> Resul
 pub(super) fn check_sectors(config: &DeviceConfig, medium: &Medium) -> Result<(), DeviceError> {
     let path = || config.path.clone();
     let largest = medium.logical_sector.max(medium.physical_sector).unwrap_or(0);
+    if medium.read_only {
+        return Err(DeviceError::RefusesWrites { path: path() });
+    }
     if largest > 4096 {
         return Err(DeviceError::LargeSectors { path: path(), bytes: largest });
     }

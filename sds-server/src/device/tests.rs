@@ -239,13 +239,15 @@ fn a_device_is_opened_by_one_at_a_time() {
 fn sectors_are_checked() {
     let directory = directory();
     let config = config(&directory.path().join("disk"), Some(16 * MIB));
-    let medium = |logical, physical| Medium { logical_sector: Some(logical), physical_sector: Some(physical), volatile_cache: None };
+    let medium = |logical, physical| Medium { logical_sector: Some(logical), physical_sector: Some(physical), ..Medium::default() };
     let strict = DeviceConfig { allow_small_sectors: false, ..config.clone() };
     assert!(matches!(open::check_sectors(&strict, &medium(512, 512)), Err(DeviceError::SmallSectors { bytes: 512, .. })));
     assert!(open::check_sectors(&config, &medium(512, 512)).is_ok());
     assert!(open::check_sectors(&strict, &medium(512, 4096)).is_ok());
     assert!(open::check_sectors(&strict, &Medium::default()).is_ok());
     assert!(matches!(open::check_sectors(&config, &medium(512, 16_384)), Err(DeviceError::LargeSectors { .. })));
+    let refuses = Medium { read_only: true, ..Medium::default() };
+    assert!(matches!(open::check_sectors(&config, &refuses), Err(DeviceError::RefusesWrites { .. })));
 }
 
 #[test]
