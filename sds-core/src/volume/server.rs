@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 /// A server's number at this client: dense, given once, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ServerIndex(u16);
+pub(super) struct ServerIndex(usize);
 
 /// How it stands with a server, for status pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Servers {
             self.get_mut(index).addresses.clone_from(&view.addresses);
             return;
         }
-        let index = ServerIndex(u16::try_from(self.list.len()).expect("the MDM bounds the servers of a system"));
+        let index = ServerIndex(self.list.len());
         self.numbers.insert(view.id, index);
         self.list.push(Server {
             id: view.id,
@@ -151,11 +151,11 @@ impl Servers {
     }
 
     pub(super) fn get(&self, index: ServerIndex) -> &Server {
-        &self.list[usize::from(index.0)]
+        &self.list[index.0]
     }
 
     pub(super) fn get_mut(&mut self, index: ServerIndex) -> &mut Server {
-        &mut self.list[usize::from(index.0)]
+        &mut self.list[index.0]
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Server> {
@@ -163,6 +163,6 @@ impl Servers {
     }
 
     pub(super) fn indices(&self) -> impl Iterator<Item = ServerIndex> + use<> {
-        (0..u16::try_from(self.list.len()).unwrap_or(u16::MAX)).map(ServerIndex)
+        (0..self.list.len()).map(ServerIndex)
     }
 }

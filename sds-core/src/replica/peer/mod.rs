@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 
 /// A server's number at this node: dense, given once, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct PeerIndex(u16);
+pub(super) struct PeerIndex(usize);
 
 /// Our link to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,15 +147,15 @@ impl Peers {
                 paused_until: Nanos::ZERO,
             });
         }
-        PeerIndex(u16::try_from(found).expect("the MDM bounds the servers of a system"))
+        PeerIndex(found)
     }
 
     pub(super) fn get(&self, index: PeerIndex) -> &Peer {
-        &self.list[usize::from(index.0)]
+        &self.list[index.0]
     }
 
     pub(super) fn get_mut(&mut self, index: PeerIndex) -> &mut Peer {
-        &mut self.list[usize::from(index.0)]
+        &mut self.list[index.0]
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -207,7 +207,7 @@ impl Peers {
     }
 
     fn indices(&self) -> impl Iterator<Item = PeerIndex> + use<> {
-        (0..u16::try_from(self.list.len()).unwrap_or(u16::MAX)).map(PeerIndex)
+        (0..self.list.len()).map(PeerIndex)
     }
 
     /// Roles are about to be worked out anew.
