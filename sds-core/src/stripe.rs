@@ -13,9 +13,25 @@ use serde::{Deserialize, Serialize};
 
 /// How a volume is striped; fixed at its creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Received")]
 pub struct Stripe {
     unit: u32,
     width: u32,
+}
+
+/// A layout as it came in a message, not looked at yet.
+#[derive(Deserialize)]
+struct Received {
+    unit: u32,
+    width: u32,
+}
+
+impl TryFrom<Received> for Stripe {
+    type Error = StripeError;
+
+    fn try_from(received: Received) -> Result<Self, StripeError> {
+        Self::new(received.unit, received.width)
+    }
 }
 
 /// Why a stripe layout is refused.

@@ -162,3 +162,14 @@ proptest! {
         }
     }
 }
+
+/// A stripe of no bytes would be divided by.
+#[test]
+fn a_stripe_that_cannot_be_is_not_decoded() {
+    for (unit, width) in [(0_u32, 8_u32), (4096, 0), (4095, 8), (2 << 20, 8), (4096, u32::MAX)] {
+        let bytes = encode(&(unit, width)).unwrap();
+        assert!(decode::<Stripe>(&bytes).is_err(), "{unit} over {width}");
+    }
+    let bytes = encode(&Stripe::default()).unwrap();
+    assert_eq!(decode::<Stripe>(&bytes).unwrap(), Stripe::default());
+}
