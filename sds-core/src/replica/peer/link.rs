@@ -89,7 +89,10 @@ impl Replica {
         self.peers.get_mut(index).answered = turn.now;
         match (self.peers.get(index).state, header.opcode) {
             (LinkState::Greeting { link, number, .. }, Opcode::HelloReply) if sound => self.peer_greeted(index, link, number, header, turn),
-            (LinkState::Ready { number, .. }, _) if !sound || header.connection != number => self.drop_peer_link(index, turn),
+            (LinkState::Ready { number, .. }, _) if !sound || header.connection != number => {
+                crate::replica::intake::release_body(frame, turn);
+                self.drop_peer_link(index, turn);
+            }
             (LinkState::Ready { .. }, Opcode::ReplicateReply | Opcode::ReplicateFlushReply) => self.take_forwarded(index, frame, turn),
             (LinkState::Ready { .. }, Opcode::Grant) => self.take_grant(index, header, turn),
             (LinkState::Ready { .. } | LinkState::Greeting { .. }, _) => {
