@@ -8,6 +8,7 @@
 mod bad_commands;
 mod bad_configuration;
 mod bad_requests;
+mod block_devices;
 mod clients;
 mod corruption;
 mod filesystems;
