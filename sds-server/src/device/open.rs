@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long the requests of a process that died may hold the lock.
+/// How long the requests of a process that died may hold the device.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
@@ -57,7 +57,7 @@ pub(crate) fn open(config: &DeviceConfig, stopped: &dyn Fn() -> bool) -> Result<
     }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(!exists).mode(0o600).custom_flags(flags.bits().cast_signed());
-    let mut file = options.open(path).map_err(|source| refusal(config, source))?;
+    let mut file = patiently(config, stopped, || options.open(path))?.map_err(|source| refusal(config, source))?;
     lock(config, &file, stopped)?;
     let end = file.seek(SeekFrom::End(0)).map_err(|source| io(config, "finding its size", source))?;
     let stat = rustix::fs::fstat(&file).map_err(|error| io(config, "looking at it", error.into()))?;
@@ -91,21 +91,39 @@ fn refusal(config: &DeviceConfig, source: std::io::Error) -> DeviceError {
 }
 
 fn lock(config: &DeviceConfig, file: &File, stopped: &dyn Fn() -> bool) -> Result<(), DeviceError> {
+    let locked = patiently(config, stopped, || rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).map_err(Into::into))?;
+    locked.map_err(|source| {
+        let path = config.path.clone();
+        if is_held(&source) { DeviceError::Locked { path } } else { io(config, "locking it", source) }
+    })
+}
+
+fn is_held(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::BUSY | Errno::WOULDBLOCK))
+}
+
+/// Tries until the device is not held any more: the kernel gives up what a process held, O_EXCL and lock alike,
+/// only when the last of its requests has ended, some time after the process has.
+fn patiently<T>(
+    config: &DeviceConfig,
+    stopped: &dyn Fn() -> bool,
+    attempt: impl Fn() -> std::io::Result<T>,
+) -> Result<std::io::Result<T>, DeviceError> {
     let begin = Instant::now();
     let mut said = false;
     loop {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(Errno::WOULDBLOCK) if begin.elapsed() >= LOCK_WAIT => return Err(DeviceError::Locked { path: config.path.clone() }),
-            Err(Errno::WOULDBLOCK) if stopped() => return Err(DeviceError::Stopped { path: config.path.clone() }),
-            Err(Errno::WOULDBLOCK) => {
+        match attempt() {
+            Err(error) if is_held(&error) && begin.elapsed() < LOCK_WAIT => {
+                if stopped() {
+                    return Err(DeviceError::Stopped { path: config.path.clone() });
+                }
                 if !said {
-                    tracing::warn!(device = %config.path.display(), "waiting for the lock: another process, or requests of one that died, hold it");
+                    tracing::warn!(device = %config.path.display(), "waiting for it: another process, or requests of one that died, hold it");
                     said = true;
                 }
                 std::thread::sleep(LOCK_RETRY);
             }
-            Err(error) => return Err(io(config, "locking it", error.into())),
+            result => return Ok(result),
         }
     }
 }
