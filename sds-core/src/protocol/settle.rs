@@ -128,7 +128,8 @@ pub fn settle(primary: &Exhibit<'_>, secondary: &Exhibit<'_>) -> Plan {
     if !lost {
         return recorded.map_or(Plan::Quarantine, |(_, side, medium)| take(side, medium));
     }
-    // 5. After power cuts: bytes of no record (a newer write's) before bytes of an older record, and the primary's first.
+    // After power cuts: 3., if it found any; else bytes of no record (a newer write's) before bytes of an older record, and the
+    // primary's first.
     let unrecorded =
         |copy: &Exhibit<'_>| copy.medium.filter(|medium| sides.iter().all(|(_, side)| side.records_of(*medium).next().is_none()));
     if let Some((_, side, medium)) = recorded {

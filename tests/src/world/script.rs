@@ -2,6 +2,7 @@
 
 use super::{Event, Phase, UserState, World};
 use crate::checker::{self, Allowance, Verdict};
+use crate::disk::{Medium, Piece};
 use crate::history::{Answer, OpIndex};
 use crate::network::ProcessIndex;
 use crate::workload::Wish;
@@ -135,45 +136,29 @@ impl World {
     /// Changes a bit of every copy of a block that lies on a device; says how many there were. The
     /// checker is told.
     pub fn flip_block(&mut self, volume: u32, lba: u64, byte: usize) -> usize {
-        let mut flipped = 0;
-        for disk in 0..self.disks.len() {
-            let pieces: Vec<u64> = self.disks[disk]
-                .medium()
-                .settled()
-                .filter(|(_, piece)| self.atlas.identify(piece) == Some((volume, lba)))
-                .map(|(number, _)| number)
-                .collect();
-            for piece in pieces {
-                self.disks[disk].medium_mut().flip(piece, byte, 1);
-                flipped += 1;
-            }
-        }
-        if flipped > 0 {
-            self.mark(crate::history::Mark::Damaged { volume, lba });
-        }
-        flipped
+        self.damage_block(volume, lba, |medium, piece| medium.flip(piece, byte, 1))
     }
 
     /// Makes every copy of a block that lies on a device unreadable; says how many there were. The
     /// checker is told.
     pub fn spoil_block(&mut self, volume: u32, lba: u64) -> usize {
-        let mut spoilt = 0;
-        for disk in 0..self.disks.len() {
-            let pieces: Vec<u64> = self.disks[disk]
-                .medium()
-                .settled()
-                .filter(|(_, piece)| self.atlas.identify(piece) == Some((volume, lba)))
-                .map(|(number, _)| number)
-                .collect();
+        self.damage_block(volume, lba, Medium::make_unreadable)
+    }
+
+    fn damage_block(&mut self, volume: u32, lba: u64, damage: impl Fn(&mut Medium, u64)) -> usize {
+        let mut damaged = 0;
+        for disk in &mut self.disks {
+            let is_the_block = |piece: &Piece| self.atlas.identify(piece) == Some((volume, lba));
+            let pieces: Vec<u64> = disk.medium().settled().filter(|(_, piece)| is_the_block(piece)).map(|(number, _)| number).collect();
             for piece in pieces {
-                self.disks[disk].medium_mut().make_unreadable(piece);
-                spoilt += 1;
+                damage(disk.medium_mut(), piece);
+                damaged += 1;
             }
         }
-        if spoilt > 0 {
+        if damaged > 0 {
             self.mark(crate::history::Mark::Damaged { volume, lba });
         }
-        spoilt
+        damaged
     }
 
     /// Takes the MDM away; it comes back by itself within eight seconds.
