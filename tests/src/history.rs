@@ -93,9 +93,9 @@ pub struct Op {
 /// Something that happened to the world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Power was lost under every device of this power domain.
+    /// Every copy of the blocks of this place has lost its volatile cache.
     PowerCut {
-        /// Which power domain.
+        /// Which place: a number that some blocks share.
         place: u32,
     },
     /// An exclusive session on a volume was answered: every one before it is fenced (I3).
@@ -126,9 +126,9 @@ pub enum Mark {
         /// Which block.
         lba: u64,
     },
-    /// From here on requests to this power domain may fail with a device error.
+    /// From here on requests to this place may fail with a device error.
     DeviceTrouble {
-        /// Which power domain.
+        /// Which place.
         place: u32,
     },
 }

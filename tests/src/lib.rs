@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod atlas;
+pub mod autopsy;
 pub mod buffers;
 pub mod canary;
 pub mod checker;

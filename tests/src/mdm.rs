@@ -73,7 +73,7 @@ enum State {
 #[derive(Debug)]
 pub struct Mdm {
     state: State,
-    system: SystemId,
+    options: LeaderOptions,
     connections: BTreeMap<LinkId, Connection>,
     next: u64,
     /// Under way into the log.
@@ -95,7 +95,8 @@ impl Mdm {
     #[must_use]
     pub fn new(system: SystemId) -> Self {
         let state = State::Away(Box::new(Cluster::new()));
-        Self { state, system, connections: BTreeMap::new(), next: 0, proposals: Vec::new(), term: 0, out: Outbox::new() }
+        let options = LeaderOptions { replicates: true, ..LeaderOptions::new(system) };
+        Self { state, options, connections: BTreeMap::new(), next: 0, proposals: Vec::new(), term: 0, out: Outbox::new() }
     }
 
     /// The committed state.
@@ -126,7 +127,7 @@ impl Mdm {
             State::Leading(leader) => State::Leading(leader),
             State::Away(cluster) => {
                 self.term += 1;
-                State::Leading(Box::new(Leader::new(*cluster, LeaderOptions::new(self.system), clock(now))))
+                State::Leading(Box::new(Leader::new(*cluster, self.options.clone(), clock(now))))
             }
         };
     }

@@ -1,15 +1,19 @@
-//! Links between clients and servers: ordered, delayed, and gone at any time.
+//! Links of clients and servers to servers: ordered, delayed, and gone at any time.
 //!
 //! As TCP gives it: frames of one link arrive in order or not at all; when a link breaks, each side
 //! learns of it in its own time, and what had been sent before may still arrive until then, even
-//! while the next link is up already. Frames cross as the bytes that the daemons would send (the
+//! while the next link is up already. While a way is cut nothing that is sent that way arrives; it comes
+//! when the cut is over, if the link is still there. Frames cross as the bytes that the daemons would send (the
 //! codec is the real one), except between roles of one process, which hand them over.
 //!
 //! Must not know: what a frame means.
 
+use crate::mdm::Role;
 use crate::pipe::Pipe;
 use sds_core::buffer::Buffers;
+use sds_core::id::SdsId;
 use sds_core::machine::LinkId;
+use sds_core::unit::Nanos;
 use sds_core::wire::{Body, Frame, HEAD_BYTES_MAX, encode_head};
 use std::collections::BTreeMap;
 
@@ -21,9 +25,9 @@ pub struct ProcessIndex(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The one that connected.
-    Client,
+    Caller,
     /// The one that was connected to.
-    Server,
+    Listener,
 }
 
 impl Side {
@@ -31,8 +35,8 @@ impl Side {
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
-            Self::Client => Self::Server,
-            Self::Server => Self::Client,
+            Self::Caller => Self::Listener,
+            Self::Listener => Self::Caller,
         }
     }
 }
@@ -61,8 +65,8 @@ pub enum Arrival {
 pub struct End {
     /// Which process.
     pub process: ProcessIndex,
-    /// Which client or server (by the side) of the world.
-    pub role: usize,
+    /// Which client or server of the world.
+    pub role: Role,
     /// In which life.
     pub life: u64,
     /// It was told that the link is up and not that it is gone.
@@ -74,6 +78,8 @@ pub struct End {
 pub struct Link {
     ends: [End; 2],
     pipes: [Pipe<Arrival>; 2],
+    /// The server that the caller meant.
+    pub sds: SdsId,
     /// Nothing that is sent arrives any more.
     pub broken: bool,
 }
@@ -83,6 +89,12 @@ impl Link {
     #[must_use]
     pub const fn end(&self, side: Side) -> End {
         self.ends[side as usize]
+    }
+
+    /// At which side a role sits that is at one of the two; no server connects to itself.
+    #[must_use]
+    pub fn side_of(&self, role: Role) -> Side {
+        if self.ends[Side::Caller as usize].role == role { Side::Caller } else { Side::Listener }
     }
 
     /// Who sits at a side, to change.
@@ -102,19 +114,30 @@ impl Link {
     }
 }
 
-/// All links, by number.
+/// Who is on the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Party {
+    /// A process.
+    Process(ProcessIndex),
+    /// The MDM.
+    Mdm,
+}
+
+/// All links, by number, and the ways that are cut.
 #[derive(Debug, Default)]
 pub struct Network {
     links: BTreeMap<LinkId, Link>,
     next: u64,
+    /// From whom to whom, and until when.
+    cuts: BTreeMap<(Party, Party), Nanos>,
 }
 
 impl Network {
     /// Makes a link; nobody is told yet.
-    pub fn connect(&mut self, client: End, server: End) -> LinkId {
+    pub fn connect(&mut self, caller: End, listener: End, sds: SdsId) -> LinkId {
         self.next += 1;
         let id = LinkId::new(self.next);
-        self.links.insert(id, Link { ends: [client, server], pipes: [Pipe::default(), Pipe::default()], broken: false });
+        self.links.insert(id, Link { ends: [caller, listener], pipes: [Pipe::default(), Pipe::default()], sds, broken: false });
         id
     }
 
@@ -148,6 +171,23 @@ impl Network {
         if self.links.get(&id).is_some_and(over) {
             self.links.remove(&id);
         }
+    }
+
+    /// From here on nothing that `from` sends reaches `to` before `until`.
+    pub fn cut(&mut self, from: Party, to: Party, until: Nanos) {
+        let known = self.cuts.entry((from, to)).or_default();
+        *known = until.max(*known);
+    }
+
+    /// Ends all cuts. What was sent before stays late.
+    pub fn mend(&mut self) {
+        self.cuts.clear();
+    }
+
+    /// Until when a way is cut; `None` if it is not.
+    #[must_use]
+    pub fn cut_until(&self, from: Party, to: Party, now: Nanos) -> Option<Nanos> {
+        self.cuts.get(&(from, to)).copied().filter(|until| *until > now)
     }
 
     /// How many links there are.

@@ -3,13 +3,15 @@
 //! Every seed enables its own subset of troubles (Groce et al., "Swarm testing", 2012): rare
 //! combinations are reached sooner than by enabling everything always.
 //!
-//! Invariant: there is one copy of each block, so a fault that destroys data destroys only bytes that
-//! the checker is told of; everything else must be survived by every run.
+//! Invariants: with one copy of each block a fault that destroys data destroys only bytes that the checker
+//! is told of; with two copies a good one is always left, as far as [`REPLICATION`] says that it can be
+//! told from the other; everything else must be survived by every run.
 
 use crate::buffers::Budgets;
 use crate::disk::Profile;
 use crate::prng::Prng;
 use crate::workload::{Mix, VolumeSpec};
+use sds_core::map::Copies;
 use sds_core::unit::Nanos;
 
 /// Which roles share a process.
@@ -22,6 +24,22 @@ pub enum Layout {
     /// Client *i* in the process of server *i*.
     HyperConverged,
 }
+
+/// What data servers can do about a shard that has lost a copy; each step includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Replication {
+    /// Nothing: data servers are not restarted.
+    Whole,
+    /// The other copy goes on; the lost one stays out.
+    Degrades,
+    /// A lost copy comes back in sync.
+    Returns,
+    /// Both copies may restart, or lose power, at the same time.
+    Settles,
+}
+
+/// What drawn runs of two copies ask for. **Raised by one line when the data servers can do more.**
+pub const REPLICATION: Replication = Replication::Whole;
 
 /// Mean nanoseconds between two troubles of a kind; `None`: never in this run.
 pub type Every = Option<u64>;
@@ -59,13 +77,21 @@ pub struct Troubles {
     pub reopen: Every,
     /// A frame's payload is damaged under way.
     pub damaged_payload: Every,
+    /// Nothing gets from one process to another, or to or from the MDM, for a while; one way or both.
+    pub cut: Every,
 }
 
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// How many copies of each block there are.
+    pub copies: Copies,
+    /// What is asked of two copies.
+    pub replication: Replication,
     /// Number of data servers.
     pub servers: usize,
+    /// Fault set of each.
+    pub fault_sets: Vec<usize>,
     /// Number of clients.
     pub clients: usize,
     /// Devices of each server.
@@ -132,7 +158,10 @@ impl Plan {
         };
         let frames = chance.within(16..128);
         Self {
+            copies: Copies::One,
+            replication: REPLICATION,
             servers,
+            fault_sets: (0..servers).collect(),
             clients,
             devices,
             layout,
@@ -157,13 +186,44 @@ impl Plan {
         }
     }
 
+    /// Makes it a run of two copies.
+    #[must_use]
+    pub fn with_two_copies(mut self, chance: &mut Prng) -> Self {
+        self.copies = Copies::Two;
+        self.servers = self.servers.max(2);
+        let sets = usize::try_from(chance.within(2..self.servers as u64 + 1)).expect("small");
+        self.fault_sets = (0..self.servers).map(|server| server % sets).collect();
+        if self.layout == Layout::Embedded && self.replication < Replication::Settles {
+            self.layout = Layout::HyperConverged;
+        }
+        let troubles = &mut self.troubles;
+        let restarts = self.replication >= Replication::Degrades;
+        for trouble in [&mut troubles.power_cut, &mut troubles.clean_restart, &mut troubles.write_error] {
+            *trouble = trouble.filter(|_| restarts);
+        }
+        // Nothing repairs a copy from the other one yet.
+        for trouble in [&mut troubles.flip, &mut troubles.lost_write, &mut troubles.misdirected_write, &mut troubles.latent_error] {
+            *trouble = None;
+        }
+        self
+    }
+
+    /// A quiet run for named scenarios of two copies: as [`Plan::quiet`], with two servers.
+    #[must_use]
+    pub fn quiet_pair() -> Self {
+        Self { copies: Copies::Two, servers: 2, fault_sets: vec![0, 1], ..Self::quiet() }
+    }
+
     /// A quiet run for named scenarios: one server, one client, one volume of 3 MiB, no trouble.
     #[must_use]
     pub fn quiet() -> Self {
         let volume =
             VolumeSpec { name: "volume-0".into(), size: 3 << 20, stripe_unit: 128 << 10, stripe_width: 2, spots: vec![(0, 64 << 10)] };
         Self {
+            copies: Copies::One,
+            replication: REPLICATION,
             servers: 1,
+            fault_sets: (0..8).collect(),
             clients: 1,
             devices: 1,
             layout: Layout::Apart,
@@ -208,6 +268,7 @@ impl Troubles {
             write_error: every(10, 15, 40),
             reopen: every(40, 4, 20),
             damaged_payload: every(15, 2, 10),
+            cut: every(30, 3, 20),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::plan::Plan;
 use crate::prng::{Prng, mix};
 use crate::trace::Telling;
 use crate::world::{Counts, World};
+use sds_core::map::Copies;
 use sds_core::unit::Nanos;
 
 /// What came of a seed.
@@ -28,16 +29,22 @@ pub struct Report {
     pub events: u64,
 }
 
-/// The plan of a seed.
+/// The plan of a seed: with one copy of each block or two, as the seed says, or as it is told.
 #[must_use]
-pub fn plan_of(seed: u64) -> Plan {
-    Plan::draw(&mut Prng::new(mix(seed ^ 0x5d5_0001)))
+pub fn plan_of(seed: u64, copies: Option<Copies>) -> Plan {
+    let plan = Plan::draw(&mut Prng::new(mix(seed ^ 0x5d5_0001)));
+    let mut chance = Prng::new(mix(seed ^ 0x5d5_0002));
+    let drawn = if chance.chance(1, 2) { Copies::Two } else { Copies::One };
+    match copies.unwrap_or(drawn) {
+        Copies::One => plan,
+        Copies::Two => plan.with_two_copies(&mut chance),
+    }
 }
 
 /// Runs a seed.
 #[must_use]
-pub fn run_seed(seed: u64, canary: Option<Canary>, telling: Telling) -> Report {
-    let plan = plan_of(seed);
+pub fn run_seed(seed: u64, copies: Option<Copies>, canary: Option<Canary>, telling: Telling) -> Report {
+    let plan = plan_of(seed, copies);
     if telling == Telling::Aloud {
         println!("seed {seed}: {plan:?}");
     }

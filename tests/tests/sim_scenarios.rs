@@ -3,6 +3,7 @@
 //! Each drives the simulated world by hand; the checker of the whole history has the last word.
 
 use sds_core::error::Status;
+use sds_core::map::Copies;
 use sds_core::unit::Nanos;
 use sds_tests::history::Answer;
 use sds_tests::plan::{Layout, Plan};
@@ -169,7 +170,7 @@ fn flush_fails_once_for_what_a_new_session_found_and_a_power_cut_has_eaten() {
 /// after a restart, since its record is there and its data is not, until it is written again.
 #[test]
 fn block_whose_write_failed_reads_as_an_error_until_it_is_written_again() {
-    let report = run_seed(2609, None, Telling::Silent);
+    let report = run_seed(2609, Some(Copies::One), None, Telling::Silent);
     assert!(report.violations.is_empty(), "{:?}", report.violations);
 }
 
@@ -472,8 +473,8 @@ fn everything_loses_power_in_the_middle_of_writes() {
 #[test]
 fn the_same_seed_tells_the_same_story() {
     for seed in [1, 2, 3] {
-        let (first, second) = (run_seed(seed, None, Telling::Silent), run_seed(seed, None, Telling::Silent));
+        let (first, second) = (run_seed(seed, None, None, Telling::Silent), run_seed(seed, None, None, Telling::Silent));
         assert_eq!(first, second);
-        assert_ne!(first.hash, run_seed(seed + 100, None, Telling::Silent).hash);
+        assert_ne!(first.hash, run_seed(seed + 100, None, None, Telling::Silent).hash);
     }
 }

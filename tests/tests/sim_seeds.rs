@@ -9,7 +9,7 @@ fn run(seeds: core::ops::Range<u64>) {
     let mut failed = Vec::new();
     let (mut done, mut blocks, mut undecided) = (0, 0, 0);
     for seed in seeds.clone() {
-        let report = run_seed(seed, None, Telling::Silent);
+        let report = run_seed(seed, None, None, Telling::Silent);
         done += report.counts.done;
         blocks += report.blocks;
         undecided += report.undecided;
@@ -49,7 +49,7 @@ fn seeds_150_to_200_pass() {
 #[test]
 fn every_canary_is_caught() {
     for canary in Canary::ALL {
-        let caught = (0..100).find(|seed| !run_seed(*seed, Some(canary), Telling::Silent).violations.is_empty());
+        let caught = (0..100).find(|seed| !run_seed(*seed, None, Some(canary), Telling::Silent).violations.is_empty());
         assert!(caught.is_some(), "canary {canary} lived through 100 seeds");
     }
 }

@@ -3,9 +3,11 @@
 //! Named after TigerBeetle's Viewstamped Operation Replicator, which is named after WOPR.
 
 use clap::Parser;
+use sds_core::map::Copies;
 use sds_tests::canary::Canary;
 use sds_tests::run::{Report, run_seed};
 use sds_tests::trace::Telling;
+use sds_tests::world::Counts;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -29,12 +31,20 @@ struct Arguments {
     /// Print what happens, line by line (with --seed).
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Only with so many copies of each block: 1 or 2. Otherwise each seed has its own number.
+    #[arg(long, value_name = "N", value_parser = copies)]
+    copies: Option<Copies>,
     /// Build this bug into the simulated world and stop when it is caught.
     #[arg(long, value_name = "NAME")]
     canary: Option<Canary>,
     /// Go on after a seed has failed.
     #[arg(long)]
     keep_going: bool,
+}
+
+fn copies(text: &str) -> Result<Copies, String> {
+    let count: u8 = text.parse().map_err(|error| format!("{error}"))?;
+    Copies::try_from(count).map_err(|error| error.to_string())
 }
 
 /// Seeds within which a canary must be caught.
@@ -78,7 +88,7 @@ fn duration(nanos: u128) -> String {
     }
 }
 
-fn tell_failure(report: &Report, canary: Option<Canary>) {
+fn tell_failure(report: &Report, copies: Option<Copies>, canary: Option<Canary>) {
     println!("seed {} failed at {} of virtual time:", report.seed, duration(u128::from(report.simulated.get())));
     for violation in report.violations.iter().take(VIOLATIONS_TOLD) {
         println!("  {violation}");
@@ -87,59 +97,38 @@ fn tell_failure(report: &Report, canary: Option<Canary>) {
         println!("  … and {} more", report.violations.len() - VIOLATIONS_TOLD);
     }
     if canary.is_none() {
-        println!("  replay: cargo run --release -p sds-tests --bin vopr -- --seed {} --trace", report.seed);
+        let copies = copies.map(|copies| format!("--copies {} ", copies.count())).unwrap_or_default();
+        println!("  replay: cargo run --release -p sds-tests --bin vopr -- {copies}--seed {} --trace", report.seed);
     }
 }
 
-fn run_one(seed: u64, telling: Telling) -> ExitCode {
-    let report = run_seed(seed, None, telling);
+fn run_one(seed: u64, copies: Option<Copies>, telling: Telling) -> ExitCode {
+    let report = run_seed(seed, copies, None, telling);
     let mut totals = Totals::default();
     totals.add(&report);
-    let Counts { crashes, power_cuts, opens, faults, link_losses, done } = Counts::from(&report);
+    let Counts { crashes, power_cuts, opens, faults, link_losses, done, cuts, changes, copies_compared, ops: _ } = report.counts;
     println!(
         "seed {seed}: hash {:016x}, {} events, {} blocks checked, {} undecided; {done} requests succeeded, {opens} opens, {crashes} \
-         crashes, {power_cuts} power cuts, {link_losses} lost links, {faults} storage faults",
+         crashes, {power_cuts} power cuts, {link_losses} lost links, {cuts} cuts, {faults} storage faults, {changes} changes of shards, \
+         {copies_compared} pairs compared",
         report.hash, report.events, report.blocks, report.undecided
     );
     if !report.violations.is_empty() {
-        tell_failure(&report, None);
+        tell_failure(&report, copies, None);
     }
     println!("{}", totals.line());
     if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-struct Counts {
-    crashes: u64,
-    power_cuts: u64,
-    opens: u64,
-    faults: u64,
-    link_losses: u64,
-    done: u64,
-}
-
-impl From<&Report> for Counts {
-    fn from(report: &Report) -> Self {
-        let counts = report.counts;
-        Self {
-            crashes: counts.crashes,
-            power_cuts: counts.power_cuts,
-            opens: counts.opens,
-            faults: counts.faults,
-            link_losses: counts.link_losses,
-            done: counts.done,
-        }
-    }
-}
-
-fn run_many(start: u64, seeds: u64, keep_going: bool) -> ExitCode {
+fn run_many(start: u64, seeds: u64, copies: Option<Copies>, keep_going: bool) -> ExitCode {
     let mut totals = Totals::default();
     let began = Instant::now();
     let mut told = began;
     for seed in start..start.saturating_add(seeds) {
-        let report = run_seed(seed, None, Telling::Silent);
+        let report = run_seed(seed, copies, None, Telling::Silent);
         totals.add(&report);
         if !report.violations.is_empty() {
-            tell_failure(&report, None);
+            tell_failure(&report, copies, None);
             if !keep_going {
                 break;
             }
@@ -157,13 +146,13 @@ fn run_many(start: u64, seeds: u64, keep_going: bool) -> ExitCode {
     if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run_canary(canary: Canary, start: u64) -> ExitCode {
+fn run_canary(canary: Canary, copies: Option<Copies>, start: u64) -> ExitCode {
     let mut totals = Totals::default();
     for seed in start..start.saturating_add(CANARY_SEEDS) {
-        let report = run_seed(seed, Some(canary), Telling::Silent);
+        let report = run_seed(seed, copies, Some(canary), Telling::Silent);
         totals.add(&report);
         if !report.violations.is_empty() {
-            tell_failure(&report, Some(canary));
+            tell_failure(&report, copies, Some(canary));
             println!("canary {canary} was caught after {} seeds", totals.seeds);
             println!("{}", totals.line());
             return ExitCode::SUCCESS;
@@ -177,8 +166,8 @@ fn run_canary(canary: Canary, start: u64) -> ExitCode {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match (arguments.canary, arguments.seed) {
-        (Some(canary), _) => run_canary(canary, arguments.start),
-        (None, Some(seed)) => run_one(seed, if arguments.trace { Telling::Aloud } else { Telling::Silent }),
-        (None, None) => run_many(arguments.start, arguments.seeds.unwrap_or(100), arguments.keep_going),
+        (Some(canary), _) => run_canary(canary, arguments.copies, arguments.start),
+        (None, Some(seed)) => run_one(seed, arguments.copies, if arguments.trace { Telling::Aloud } else { Telling::Silent }),
+        (None, None) => run_many(arguments.start, arguments.seeds.unwrap_or(100), arguments.copies, arguments.keep_going),
     }
 }

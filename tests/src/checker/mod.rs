@@ -48,8 +48,8 @@ pub struct Verdict {
 type BlockKey = (u32, u64);
 type BlockEvents = Vec<(u64, Event)>;
 
-/// Checks a history. `place_of` says in which power domain a block's device is; `None` when no
-/// device holds it yet.
+/// Checks a history. `place_of` says which blocks share their copies; `None` when no device holds the block
+/// yet.
 #[must_use]
 pub fn check(history: &History, allowance: Allowance, place_of: impl Fn(u32, u64) -> Option<u32>) -> Verdict {
     let mut verdict = Verdict::default();

@@ -13,7 +13,7 @@ pub type Piece = [u8; BLOCK_BYTES as usize];
 /// Number of a piece on its device.
 pub type PieceNumber = u64;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Cell {
     durable: Option<Box<Piece>>,
     /// Written since, oldest first, with the order of the completion.
@@ -21,7 +21,7 @@ struct Cell {
 }
 
 /// The bytes of one device.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Medium {
     cells: BTreeMap<PieceNumber, Cell>,
     unflushed: BTreeSet<PieceNumber>,

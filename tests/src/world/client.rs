@@ -3,8 +3,8 @@
 use super::user::User;
 use super::{Event, World};
 use crate::mdm::{Role, Up};
-use crate::network::{ProcessIndex, Side};
-use sds_core::id::{ClientId, ConnectionNumber, SdsId, Ticket};
+use crate::network::ProcessIndex;
+use sds_core::id::{ClientId, ConnectionNumber, Ticket};
 use sds_core::machine::LinkId;
 use sds_core::unit::Nanos;
 use sds_core::volume::Client;
@@ -20,7 +20,7 @@ pub(crate) struct ClientNode {
     pub(crate) machine: Option<Box<Client>>,
     pub(crate) wake_at: Option<Nanos>,
     pub(crate) control: Option<LinkId>,
-    pub(crate) links: Vec<(LinkId, SdsId)>,
+    pub(crate) links: Vec<LinkId>,
     numbers: Vec<(LinkId, ConnectionNumber)>,
     pub(crate) user: User,
 }
@@ -74,7 +74,7 @@ impl World {
         let mut out = core::mem::take(&mut self.client_out);
         machine.step(now, input, &mut self.processes[process.0].buffers, &mut out);
         self.after_step(process);
-        let dies = core::mem::take(&mut self.processes[process.0].dies_in_step);
+        let dies = core::mem::take(&mut self.processes[process.0].dies_in_step) && self.may_end(process);
         let survive = if dies { self.chance.index(out.len() + 1) } else { usize::MAX };
         for (number, effect) in out.drain().enumerate() {
             if number < survive {
@@ -102,19 +102,14 @@ impl World {
     fn client_effect(&mut self, client: usize, effect: Effect) {
         match effect {
             Effect::Control(message) => self.tell_mdm(Role::Client(client), Up::Client(message)),
-            Effect::Connect { sds, addresses } => {
-                let server = addresses.iter().find_map(|address| server_at(address));
-                let life = self.processes[self.clients[client].process.0].life;
-                let delay = self.network_delay();
-                self.schedule.after(delay, Event::Connect { client, life, sds, server });
-            }
+            Effect::Connect { sds, addresses } => self.connect(Role::Client(client), sds, &addresses),
             Effect::Send { link, frame } => {
                 if frame.header.opcode == Opcode::Hello {
                     self.clients[client].numbers.push((link, frame.header.connection));
                 }
-                self.send_frame(self.clients[client].process, link, Side::Client, frame);
+                self.send_frame(Role::Client(client), link, frame);
             }
-            Effect::CloseLink { link } => self.close_link(link, Side::Client),
+            Effect::CloseLink { link } => self.close_link(link, Role::Client(client)),
             Effect::Complete { token, result } => self.user_completed(client, token, result),
             Effect::Opened { token, result } => self.user_opened(client, token, result),
             Effect::Closed { token } => self.user_closed(client, token),
@@ -145,9 +140,4 @@ impl World {
             | Told::Unreadable { .. } => {}
         }
     }
-}
-
-/// The server that listens at an address.
-fn server_at(address: &str) -> Option<usize> {
-    address.strip_prefix("sds-")?.split(':').next()?.parse().ok()
 }

@@ -2,12 +2,12 @@
 
 use super::{Event, World};
 use crate::mdm::{Down, Role, Up};
+use crate::network::Party;
 use sds_core::cluster::CreateVolume;
-use sds_core::cluster::leader::{ApiReply, ApiRequest, Effect, Input};
+use sds_core::cluster::leader::{ApiReply, ApiRequest, Effect, Event as MdmEvent, Input};
 use sds_core::codec;
 use sds_core::control::{MdmToClient, MdmToSds};
 use sds_core::machine::{LinkId, Token};
-use sds_core::map::Copies;
 use sds_core::replica::interface as replica;
 use sds_core::unit::{ByteCount, Nanos};
 use sds_core::volume::interface as volume;
@@ -30,6 +30,7 @@ impl World {
         self.trace.note(now, &[21], || "the MDM is away".to_owned());
         let chance = &mut self.chance;
         self.mdm.stop(|| chance.chance(1, 2));
+        self.configuration_may_have_changed();
         self.operating = None;
         for connection in self.mdm.whole() {
             self.break_control(connection);
@@ -67,6 +68,7 @@ impl World {
             let now = self.now();
             self.trace.note(now, &[22], || format!("committed: {input:?}"));
             self.step_mdm(input);
+            self.configuration_may_have_changed();
         }
     }
 
@@ -87,6 +89,9 @@ impl World {
             }
             Effect::Answer { token, reply } => self.operator_answered(token, reply),
             Effect::Event(event) => {
+                if let MdmEvent::Cluster(sds_core::cluster::Event::ShardsChanged { shards, .. }) = &event {
+                    self.counts.changes += u64::from(*shards);
+                }
                 let now = self.now();
                 self.trace.note(now, &[23], || format!("mdm: {event:?}"));
             }
@@ -94,8 +99,8 @@ impl World {
     }
 
     fn control_send_down(&mut self, link: LinkId, message: Down) {
-        let delay = self.network_delay();
-        let at = self.now().plus(Nanos::new(delay));
+        let Some(role) = self.mdm.connection(link).map(|connection| connection.role) else { return };
+        let at = self.control_arrival(Party::Mdm, Party::Process(self.process_of_role(role)));
         let Some(connection) = self.mdm.connection(link) else { return };
         if connection.broken && !matches!(message, Down::Gone) {
             return;
@@ -103,6 +108,13 @@ impl World {
         if let Some(at) = connection.down.push(at, message) {
             self.schedule.at(at, Event::ControlDown(link));
         }
+    }
+
+    /// When something sent now arrives.
+    fn control_arrival(&mut self, from: Party, to: Party) -> Nanos {
+        let delay = self.network_delay();
+        let held = self.network.cut_until(from, to, self.now());
+        held.unwrap_or(self.now()).plus(Nanos::new(delay))
     }
 
     /// A role connects; it is told when it has come through.
@@ -114,7 +126,10 @@ impl World {
         if !self.is_alive(process, life) || known.is_some() {
             return;
         }
-        if !self.mdm.is_up() {
+        let here = Party::Process(process);
+        let is_cut =
+            [(here, Party::Mdm), (Party::Mdm, here)].iter().any(|(from, to)| self.network.cut_until(*from, *to, self.now()).is_some());
+        if !self.mdm.is_up() || is_cut {
             let delay = 50_000_000 + self.chance.below(400_000_000);
             return self.schedule.after(delay, Event::ConnectControl { role, life });
         }
@@ -136,8 +151,7 @@ impl World {
             Role::Client(client) => (self.clients[client].control, true),
         };
         let Some(link) = link.filter(|_| greeted) else { return };
-        let delay = self.network_delay();
-        let at = self.now().plus(Nanos::new(delay));
+        let at = self.control_arrival(Party::Process(self.process_of_role(role)), Party::Mdm);
         let Some(connection) = self.mdm.connection(link).filter(|connection| !connection.broken) else { return };
         if let Some(at) = connection.up.push(at, message) {
             self.schedule.at(at, Event::ControlUp(link));
@@ -225,6 +239,8 @@ impl World {
                 self.step_server(server, replica::Input::Registered { system, sds, incarnation, devices: &devices });
             }
             MdmToSds::View(update) => self.step_server(server, replica::Input::View(&update)),
+            // A heartbeat of the former life came late, over a way that had been cut; the shell comes again.
+            MdmToSds::Refused { reason } if self.counts.cuts > 0 && reason.contains("has the same identity") => {}
             MdmToSds::Refused { reason } => self.violate(format!("server {server} was refused: {reason}")),
         }
     }
@@ -290,7 +306,7 @@ impl World {
             return;
         }
         if !self.pool_made {
-            self.ask_operator(ApiRequest::CreatePool { name: POOL.to_owned(), shards: self.plan.shards, copies: Copies::One });
+            self.ask_operator(ApiRequest::CreatePool { name: POOL.to_owned(), shards: self.plan.shards, copies: self.plan.copies });
             return;
         }
         // Shards are placed over the devices that are there at the first volume: wait for all.

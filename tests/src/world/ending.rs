@@ -53,12 +53,15 @@ impl World {
                 let up = self.processes.iter().all(|process| process.alive) && self.servers.iter().all(|server| !server.stopping);
                 if up && self.clients.iter().all(|client| client.user.is_at_rest()) && self.requests_at_servers() == 0 {
                     self.enter(Phase::Stopping);
+                    self.shards_at_rest = self.shards();
                     self.stop_all();
                 }
             }
             Phase::Stopping => {
                 if self.servers.iter().all(|server| server.stopped) {
                     self.check_memory();
+                    let shards = core::mem::take(&mut self.shards_at_rest);
+                    self.check_copies(&shards);
                     for process in 0..self.processes.len() {
                         self.kill_process(ProcessIndex(process));
                         self.processes[process].starting = true;
@@ -124,6 +127,7 @@ impl World {
     fn heal(&mut self) {
         self.enter(Phase::Healing);
         self.armed.clear();
+        self.network.mend();
         for disk in &mut self.disks {
             disk.set_slowness(1);
         }

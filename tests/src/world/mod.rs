@@ -6,6 +6,7 @@
 
 mod client;
 mod control;
+mod copies;
 mod disks;
 mod ending;
 mod links;
@@ -30,11 +31,14 @@ use crate::prng::{Prng, mix};
 use crate::schedule::Schedule;
 use crate::trace::{Telling, Trace};
 use client::ClientNode;
-use sds_core::id::{BootId, ClientId, DeviceUuid, SdsUuid, SystemId, Ticket};
+use links::Connecting;
+use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, SdsUuid, SystemId, Ticket};
 use sds_core::machine::{LinkId, Outbox};
+use sds_core::map::ShardEntry;
 use sds_core::unit::{ByteCount, Nanos};
 use sds_core::{replica, volume};
 use server::{Fake, ServerNode};
+use std::collections::BTreeSet;
 use troubles::Trouble;
 use user::User;
 
@@ -54,7 +58,7 @@ pub(crate) enum Event {
     /// Something arrives on a link.
     Link { link: LinkId, side: Side },
     /// A connect reaches its server, or not.
-    Connect { client: usize, life: u64, sds: sds_core::id::SdsId, server: Option<usize> },
+    Connect(Connecting),
     /// A socket has taken a frame's payload.
     Sent { process: ProcessIndex, life: u64, pin: Pin },
     /// A machine's deadline.
@@ -89,6 +93,8 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Host {
     boot: BootId,
+    /// It has had no power since its last process died.
+    is_dark: bool,
 }
 
 /// A process: its memory and its life.
@@ -124,6 +130,12 @@ pub struct Counts {
     pub faults: u64,
     /// Links broken.
     pub link_losses: u64,
+    /// Ways cut.
+    pub cuts: u64,
+    /// Changes of shards that servers proposed and the MDM made.
+    pub changes: u64,
+    /// Shards whose two copies were compared.
+    pub copies_compared: u64,
 }
 
 /// The world.
@@ -155,6 +167,16 @@ pub struct World {
     pub(crate) operating: Option<u64>,
     pub(crate) newest_session: Vec<u64>,
     pub(crate) lost_blocks: Vec<disks::LostBlock>,
+    /// Who the disks are.
+    uuids: Vec<DeviceUuid>,
+    /// Copies in sync (shard, device) that have lost their cache, where another had not.
+    fallen: BTreeSet<(usize, DeviceId)>,
+    /// Hosts with a device that was made to fail.
+    troubled_hosts: BTreeSet<usize>,
+    /// Devices that have failed in their process's life.
+    failed_devices: BTreeSet<DeviceId>,
+    /// The shards when everybody had finished.
+    shards_at_rest: Vec<ShardEntry>,
     pub(crate) ghosts: Vec<links::Ghost>,
     pub(crate) armed: Vec<troubles::Armed>,
     pub(crate) counts: Counts,
@@ -197,6 +219,11 @@ impl World {
             operating: None,
             newest_session: vec![0; plan.volumes.len() + 2],
             lost_blocks: Vec::new(),
+            uuids: Vec::new(),
+            fallen: BTreeSet::new(),
+            troubled_hosts: BTreeSet::new(),
+            failed_devices: BTreeSet::new(),
+            shards_at_rest: Vec::new(),
             ghosts: Vec::new(),
             armed: Vec::new(),
             counts: Counts::default(),
@@ -239,6 +266,7 @@ impl World {
                 let device = DeviceUuid::new(uuid(chance));
                 server::format(&mut disk, self.system, device, self.hosts[host].boot, self.plan.log_blocks);
                 self.disks.push(disk);
+                self.uuids.push(device);
                 node.disks.push(number);
             }
             self.processes[process.0].servers.push(server);
@@ -258,7 +286,7 @@ impl World {
 
     fn add_process(&mut self, chance: &mut Prng) -> ProcessIndex {
         let host = self.hosts.len();
-        self.hosts.push(Host { boot: BootId::new(u128::from(chance.next_u64()) | 1) });
+        self.hosts.push(Host { boot: BootId::new(u128::from(chance.next_u64()) | 1), is_dark: false });
         self.processes.push(Process {
             host,
             life: 0,
@@ -337,21 +365,17 @@ impl World {
 
     /// Whose turn an event is, if it waits while that process is paused.
     fn process_of(&self, event: &Event) -> Option<ProcessIndex> {
-        let of_role = |role: &Role| match role {
-            Role::Server(server) => self.servers[*server].process,
-            Role::Client(client) => self.clients[*client].process,
-        };
         match event {
             Event::OpenDevice { server, .. } | Event::Heartbeat { server, .. } => Some(self.servers[*server].process),
             Event::User { client, .. } => Some(self.clients[*client].process),
-            Event::Wake { role, .. } | Event::ConnectControl { role, .. } => Some(of_role(role)),
+            Event::Wake { role, .. } | Event::ConnectControl { role, .. } => Some(self.process_of_role(*role)),
             Event::Link { link, side } => self.network.get(*link).map(|link| link.end(*side).process),
             // What the kernel and the world do goes on; completions are handed over later (see `disks`).
             Event::Start(_)
             | Event::GiveUp { .. }
             | Event::Disk { .. }
             | Event::FakeDone { .. }
-            | Event::Connect { .. }
+            | Event::Connect(_)
             | Event::Sent { .. }
             | Event::ControlUp(_)
             | Event::ControlDown(_)
@@ -378,7 +402,7 @@ impl World {
             Event::FakeDone { server, life, fake } => self.fake_done(server, life, &fake),
             Event::OpenDevice { server, life, slot } => self.open_device(server, life, slot),
             Event::Link { link, side } => self.link_arrives(link, side),
-            Event::Connect { client, life, sds, server } => self.connect_arrives(client, life, sds, server),
+            Event::Connect(connecting) => self.connect_arrives(connecting),
             Event::Sent { process, life, pin } => self.sent(process, life, pin),
             Event::Wake { role, life } => self.wake(role, life),
             Event::ConnectControl { role, life } => self.connect_control(role, life),

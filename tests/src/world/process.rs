@@ -2,7 +2,6 @@
 
 use super::{Event, World};
 use crate::buffers::SimBuffers;
-use crate::history::Mark;
 use crate::network::ProcessIndex;
 use sds_core::id::BootId;
 use sds_core::unit::Nanos;
@@ -21,8 +20,9 @@ impl World {
         process.paused_until = Nanos::ZERO;
         process.dies_in_step = false;
         process.buffers = SimBuffers::new(self.plan.budgets, self.lives);
-        let life = process.life;
+        let (life, host) = (process.life, process.host);
         let (servers, clients) = (process.servers.clone(), process.clients.clone());
+        self.hosts[host].is_dark = false;
         let now = self.now();
         self.trace.note(now, &[1, index.0 as u64, life], || format!("process {} starts, life {life}", index.0));
         for server in servers {
@@ -78,6 +78,7 @@ impl World {
     pub(crate) fn cut_power(&mut self, host: usize) {
         let of_host: Vec<ProcessIndex> =
             (0..self.processes.len()).filter(|index| self.processes[*index].host == host).map(ProcessIndex).collect();
+        self.hosts[host].is_dark = true;
         for process in &of_host {
             self.kill_process(*process);
         }
@@ -90,6 +91,6 @@ impl World {
         }
         self.hosts[host].boot = BootId::new(u128::from(self.fresh()) | 1);
         self.counts.power_cuts += 1;
-        self.mark(Mark::PowerCut { place: u32::try_from(host).unwrap_or(u32::MAX) });
+        self.caches_fall(host);
     }
 }

@@ -6,9 +6,7 @@ use crate::disk::{Medium, Piece};
 use crate::history::{Answer, OpIndex};
 use crate::network::ProcessIndex;
 use crate::workload::Wish;
-use sds_core::id::VolumeId;
-use sds_core::shard::shard_of;
-use sds_core::unit::{BLOCK_BYTES, ByteOffset, Nanos};
+use sds_core::unit::Nanos;
 
 impl World {
     /// Lets the run go to its end, whatever happens.
@@ -194,18 +192,5 @@ impl World {
     pub fn check(&self) -> Verdict {
         let allowance = Allowance { no_space: self.plan.may_be_full };
         checker::check(&self.history, allowance, |volume, lba| self.place_of(volume, lba))
-    }
-
-    /// The host on whose device a block lies.
-    fn place_of(&self, volume: u32, lba: u64) -> Option<u32> {
-        let cluster = self.mdm.cluster();
-        let known = cluster.volume(VolumeId::new(volume))?;
-        let pool = cluster.pool(known.pool)?;
-        let place = known.stripe.locate(ByteOffset::new(lba * u64::from(BLOCK_BYTES)));
-        let shard = shard_of(known.tree, place.extent, pool.map.shard_count());
-        let member = pool.map.entry(shard)?.in_sync.primary()?;
-        let sds = cluster.server(cluster.device(member.device)?.sds)?;
-        let server = self.servers.iter().find(|server| server.uuid == sds.uuid)?;
-        u32::try_from(self.processes[server.process.0].host).ok()
     }
 }

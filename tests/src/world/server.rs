@@ -6,7 +6,7 @@ use crate::buffers::Pin;
 use crate::disk::Disk;
 use crate::history::Mark;
 use crate::mdm::{Role, Up};
-use crate::network::{ProcessIndex, Side};
+use crate::network::ProcessIndex;
 use sds_core::collections::OpId;
 use sds_core::control::{CONTROL_VERSION, Capacity, DeviceReport, SdsToMdm};
 use sds_core::id::{BootId, DeviceUuid, SdsUuid, SystemId};
@@ -29,7 +29,7 @@ pub(crate) struct ServerNode {
     pub(crate) control: Option<LinkId>,
     /// It has registered over it.
     pub(crate) greeted: bool,
-    life_mark: u128,
+    pub(super) life_mark: u128,
     steps: u64,
     /// It was told to stop, and has said that it has.
     pub(crate) stopping: bool,
@@ -93,6 +93,11 @@ impl World {
     pub(super) fn start_server(&mut self, server: usize, life: u64) {
         let fresh = u128::from(self.fresh()) | 1;
         let process = self.servers[server].process;
+        for disk in self.servers[server].disks.clone() {
+            if let Some((device, _)) = self.mdm.cluster().device_by_uuid(self.uuids[disk]) {
+                self.failed_devices.remove(&device);
+            }
+        }
         let options = ReplicaOptions {
             boot: self.hosts[self.processes[process.0].host].boot,
             links_max: 64,
@@ -129,7 +134,7 @@ impl World {
         let mut out = core::mem::take(&mut self.server_out);
         machine.step(now, input, &mut self.processes[process.0].buffers, &mut out);
         self.after_step(process);
-        let dies = core::mem::take(&mut self.processes[process.0].dies_in_step);
+        let dies = core::mem::take(&mut self.processes[process.0].dies_in_step) && self.may_end(process);
         let survive = if dies { self.chance.index(out.len() + 1) } else { usize::MAX };
         for (number, effect) in out.drain().enumerate() {
             if number < survive {
@@ -165,10 +170,14 @@ impl World {
                 self.ask_disk(server, slot, op, Ask::Write { offset, span, durable });
             }
             Effect::DiskFlush { slot, op } => self.ask_disk(server, slot, op, Ask::Flush),
-            Effect::Send { link, frame } => self.send_frame(self.servers[server].process, link, Side::Server, frame),
-            Effect::Close { link } => self.close_link(link, Side::Server),
-            // No pool has two copies yet.
-            Effect::Connect { .. } | Effect::Propose { .. } => {}
+            Effect::Send { link, frame } => self.send_frame(Role::Server(server), link, frame),
+            Effect::Close { link } => self.close_link(link, Role::Server(server)),
+            Effect::Connect { sds, addresses } => self.connect(Role::Server(server), sds, &addresses),
+            Effect::Propose { proposals } => {
+                // The new epochs begin above the ceilings that the MDM knows of.
+                self.say_alive(server);
+                self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Propose { proposals }));
+            }
             Effect::Register => self.register(server),
             Effect::Confirm { version } => self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Confirm { version })),
             Effect::Pull { at_least } => self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Pull { at_least })),
@@ -232,8 +241,7 @@ impl World {
 
     /// Whether a device of this server's host was made to fail.
     fn is_in_trouble(&self, server: usize) -> bool {
-        let place = u32::try_from(self.processes[self.servers[server].process.0].host).unwrap_or(u32::MAX);
-        self.history.marks().iter().any(|(_, mark)| *mark == Mark::DeviceTrouble { place })
+        self.troubled_hosts.contains(&self.processes[self.servers[server].process.0].host)
     }
 
     /// A device's life in this process is over: an operator restarts the process.
@@ -270,7 +278,7 @@ impl World {
             sds: node.uuid,
             system: self.system,
             addresses: vec![format!("{name}:9710")],
-            fault_set: name.clone(),
+            fault_set: format!("rack-{}", self.plan.fault_sets[server]),
             name,
             life: node.life_mark,
             devices,
@@ -279,14 +287,17 @@ impl World {
     }
 
     pub(super) fn heartbeat(&mut self, server: usize, life: u64) {
-        if !self.is_alive(self.servers[server].process, life) {
-            return;
+        if self.is_alive(self.servers[server].process, life) {
+            self.say_alive(server);
+            self.schedule.after(HEARTBEAT_NS, Event::Heartbeat { server, life });
         }
+    }
+
+    fn say_alive(&mut self, server: usize) {
         let devices = self.reports(server);
         let Some(machine) = &self.servers[server].machine else { return };
         let oldest = machine.status().oldest_disk_request.get() / 1_000_000;
         let loop_turns = self.servers[server].steps;
         self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Heartbeat { loop_turns, oldest_disk_request_ms: oldest, devices }));
-        self.schedule.after(HEARTBEAT_NS, Event::Heartbeat { server, life });
     }
 }

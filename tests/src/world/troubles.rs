@@ -1,11 +1,11 @@
 //! What goes wrong in a run, and when.
 
 use super::disks::LostBlock;
-use super::{Event, Phase, World};
+use super::{Event, Phase, Process, World};
 use crate::canary::Canary;
 use crate::disk::{Fate, Operation, Request};
 use crate::history::Mark;
-use crate::network::ProcessIndex;
+use crate::network::{Party, ProcessIndex};
 use crate::plan::Every;
 use sds_core::replica::interface::Input;
 use sds_core::unit::Nanos;
@@ -28,10 +28,11 @@ pub(crate) enum Trouble {
     WriteError,
     Reopen,
     DamagedPayload,
+    Cut,
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Crash,
         Self::PowerCut,
         Self::LinkLoss,
@@ -47,6 +48,7 @@ impl Trouble {
         Self::WriteError,
         Self::Reopen,
         Self::DamagedPayload,
+        Self::Cut,
     ];
 }
 
@@ -82,6 +84,7 @@ impl World {
             Trouble::WriteError => troubles.write_error,
             Trouble::Reopen => troubles.reopen,
             Trouble::DamagedPayload => troubles.damaged_payload,
+            Trouble::Cut => troubles.cut,
         }
     }
 
@@ -126,7 +129,9 @@ impl World {
             }
             Trouble::CleanRestart => {
                 let server = self.chance.index(self.servers.len());
-                self.ask_to_stop(server);
+                if self.may_end(self.servers[server].process) {
+                    self.ask_to_stop(server);
+                }
             }
             Trouble::SlowDisk => {
                 let disk = self.chance.index(self.disks.len());
@@ -148,6 +153,10 @@ impl World {
             Trouble::WriteError => {
                 let disk = self.chance.index(self.disks.len());
                 let short = self.chance.chance(1, 3);
+                let process = self.servers[self.server_of_disk(disk)].process;
+                if !self.may_end(process) {
+                    return;
+                }
                 self.armed.push(Armed::Error { disk, short });
             }
             Trouble::Reopen => {
@@ -157,6 +166,7 @@ impl World {
             // One at a time: a client gives up after several damaged answers to one request.
             Trouble::DamagedPayload if self.armed.contains(&Armed::Payload) => {}
             Trouble::DamagedPayload => self.armed.push(Armed::Payload),
+            Trouble::Cut => self.cut_some(),
         }
     }
 
@@ -166,7 +176,7 @@ impl World {
 
     fn crash_some(&mut self) {
         let process = self.some_process();
-        if !self.processes[process.0].alive {
+        if !self.processes[process.0].alive || !self.may_end(process) {
             return;
         }
         self.counts.crashes += 1;
@@ -179,10 +189,46 @@ impl World {
         }
     }
 
+    /// Nothing gets from somebody to somebody else for a while, or from somebody to anybody.
+    fn cut_some(&mut self) {
+        let process = self.some_process();
+        let nanos = *self.chance.pick(&[100_000_000, 900_000_000, 2_500_000_000, 7_000_000_000]);
+        let until = self.now().plus(Nanos::new(nanos));
+        let others: Vec<Party> =
+            (0..self.processes.len()).map(ProcessIndex).filter(|other| *other != process).map(Party::Process).chain([Party::Mdm]).collect();
+        let others = if self.chance.chance(1, 4) { others } else { vec![*self.chance.pick(&others)] };
+        let (out, back) = *self.chance.pick(&[(true, true), (true, false), (false, true)]);
+        for other in others {
+            self.cut_way(Party::Process(process), other, until, out, back);
+        }
+        self.counts.cuts += 1;
+    }
+
+    /// Cuts the way there, the way back, or both.
+    pub(super) fn cut_way(&mut self, one: Party, other: Party, until: Nanos, there: bool, back: bool) {
+        let now = self.now();
+        self.trace.note(now, &[42, u64::from(there), u64::from(back)], || {
+            format!("cut: {one:?} to {other:?} {there}, back {back}, until {}", crate::trace::Stamp(until))
+        });
+        if there {
+            self.network.cut(one, other, until);
+        }
+        if back {
+            self.network.cut(other, one, until);
+        }
+    }
+
     fn cut_some_power(&mut self) {
         let hosts: Vec<usize> =
             if self.chance.chance(1, 3) { (0..self.hosts.len()).collect() } else { vec![self.chance.index(self.hosts.len())] };
         for host in hosts {
+            let of_host = |process: &Process| process.host == host;
+            if !(0..self.processes.len())
+                .filter(|process| of_host(&self.processes[*process]))
+                .all(|process| self.may_end(ProcessIndex(process)))
+            {
+                continue;
+            }
             self.cut_power(host);
             for process in 0..self.processes.len() {
                 if self.processes[process].host == host {
@@ -305,8 +351,11 @@ impl World {
                 Fate::Misdirected { piece, to }
             }
             Armed::Error { short, .. } => {
-                let host = self.processes[self.servers[server].process.0].host;
-                self.mark(Mark::DeviceTrouble { place: u32::try_from(host).unwrap_or(u32::MAX) });
+                let process = self.servers[server].process;
+                if !self.may_end(process) {
+                    return Fate::Well;
+                }
+                self.device_in_trouble(server, disk);
                 // The only copy of a block whose write failed reads as an error until it is written again, in this life of
                 // the process (`DeviceFailed`) and, its record being on the device and its data not, in the next (`Corrupt`).
                 for (_, (volume, lba)) in self.data_pieces_of(request) {

@@ -1,0 +1,202 @@
+//! Where the copies of each shard are, by what the MDM has committed: what may be taken away without
+//! taking a last copy, which blocks a power cut has taken the last cache of, and whether copies are equal.
+//!
+//! Must not know: how the servers keep copies equal.
+
+use super::World;
+use crate::autopsy::{Autopsy, Holdings};
+use crate::history::Mark;
+use crate::network::ProcessIndex;
+use crate::plan::Replication;
+use sds_core::id::{DeviceId, VolumeId};
+use sds_core::map::{Copies, Member, ShardEntry};
+use sds_core::shard::shard_of;
+use sds_core::unit::{BLOCK_BYTES, ByteOffset};
+use std::collections::BTreeMap;
+
+/// Differences between two copies that are told.
+const DIFFERENCES_TOLD: usize = 3;
+
+impl World {
+    /// The shards of the pool, once placed.
+    pub(super) fn shards(&self) -> Vec<ShardEntry> {
+        let pool = self.mdm.cluster().pools().find(|(_, pool)| pool.name == super::control::POOL);
+        pool.map(|(_, pool)| pool.map.shards.clone()).unwrap_or_default()
+    }
+
+    /// The disk that a device is.
+    pub(super) fn disk_of(&self, device: DeviceId) -> Option<usize> {
+        let uuid = self.mdm.cluster().device(device)?.uuid;
+        self.uuids.iter().position(|known| *known == uuid)
+    }
+
+    /// The server whose device it is.
+    pub(super) fn server_of(&self, device: DeviceId) -> Option<usize> {
+        let cluster = self.mdm.cluster();
+        let uuid = cluster.server(cluster.device(device)?.sds)?.uuid;
+        self.servers.iter().position(|server| server.uuid == uuid)
+    }
+
+    /// Whether a member serves, in the life that it is a member in, and was not asked to stop.
+    fn is_well(&self, member: Member) -> bool {
+        let cluster = self.mdm.cluster();
+        let (Some(server), Some(device)) = (self.server_of(member.device), cluster.device(member.device)) else { return false };
+        let (node, known) = (&self.servers[server], cluster.server(device.sds));
+        let is_present_life = known.is_some_and(|known| known.life == node.life_mark && known.incarnation == member.incarnation);
+        node.machine.is_some() && !node.stopping && !self.failed_devices.contains(&member.device) && is_present_life && device.open
+    }
+
+    /// Whether a process may end, by the rule that two copies always leave a good one.
+    pub(super) fn may_end(&self, process: ProcessIndex) -> bool {
+        if self.plan.copies == Copies::One || self.processes[process.0].servers.is_empty() {
+            return true;
+        }
+        match self.plan.replication {
+            Replication::Whole => false,
+            Replication::Degrades | Replication::Returns => self.shards().iter().all(|entry| self.survives(entry, process)),
+            Replication::Settles => true,
+        }
+    }
+
+    fn survives(&self, entry: &ShardEntry, without: ProcessIndex) -> bool {
+        let is_there = |member: &Member| self.server_of(member.device).is_some_and(|server| self.servers[server].process == without);
+        let members = entry.in_sync.members();
+        members.len() < 2 || !members.iter().any(is_there) || members.iter().any(|member| !is_there(member) && self.is_well(*member))
+    }
+
+    /// A host's caches have fallen.
+    pub(super) fn caches_fall(&mut self, host: usize) {
+        for (shard, entry) in self.shards().iter().enumerate() {
+            for member in entry.in_sync.members() {
+                let of_host = |server: usize| self.processes[self.servers[server].process.0].host == host;
+                if self.server_of(member.device).is_some_and(of_host) {
+                    self.fallen.insert((shard, member.device));
+                }
+            }
+        }
+        self.tell_lost_caches();
+    }
+
+    /// The MDM has applied commands.
+    pub(super) fn configuration_may_have_changed(&mut self) {
+        if self.fallen.is_empty() {
+            return;
+        }
+        let shards = self.shards();
+        let is_member = |shard: usize, device: DeviceId| {
+            shards.get(shard).is_some_and(|entry| entry.in_sync.members().iter().any(|member| member.device == device))
+        };
+        self.fallen.retain(|(shard, device)| is_member(*shard, *device));
+        self.tell_lost_caches();
+    }
+
+    /// Tells the checker of the shards whose every copy in sync has lost its cache since it was equal to one that had not.
+    pub(super) fn tell_lost_caches(&mut self) {
+        if self.fallen.is_empty() {
+            return;
+        }
+        for (shard, entry) in self.shards().iter().enumerate() {
+            let members = entry.in_sync.members();
+            if !members.is_empty() && members.iter().all(|member| self.fallen.contains(&(shard, member.device))) {
+                self.fallen.retain(|(of, _)| *of != shard);
+                self.mark(Mark::PowerCut { place: place(shard) });
+            }
+        }
+    }
+
+    /// A server's device fails: requests to shards that it has the only copy of may fail.
+    pub(super) fn device_in_trouble(&mut self, server: usize, disk: usize) {
+        let _ = self.troubled_hosts.insert(self.processes[self.servers[server].process.0].host);
+        for (shard, entry) in self.shards().iter().enumerate() {
+            if let [sole] = entry.in_sync.members()
+                && self.server_of(sole.device) == Some(server)
+            {
+                self.mark(Mark::DeviceTrouble { place: place(shard) });
+            }
+        }
+        let uuid = self.uuids[disk];
+        if let Some((device, _)) = self.mdm.cluster().device_by_uuid(uuid) {
+            self.failed_devices.insert(device);
+        }
+    }
+
+    /// The shard that a block belongs to.
+    pub(super) fn place_of(&self, volume: u32, lba: u64) -> Option<u32> {
+        let cluster = self.mdm.cluster();
+        let known = cluster.volume(VolumeId::new(volume))?;
+        let pool = cluster.pool(known.pool)?;
+        if pool.map.shard_count() == 0 {
+            return None;
+        }
+        let at = known.stripe.locate(ByteOffset::new(lba * u64::from(BLOCK_BYTES)));
+        Some(shard_of(known.tree, at.extent, pool.map.shard_count()).get())
+    }
+
+    /// While the servers are down: copies in sync hold the same.
+    pub(super) fn check_copies(&mut self, shards: &[ShardEntry]) {
+        let mut known: BTreeMap<DeviceId, Holdings> = BTreeMap::new();
+        let members = shards.iter().filter(|entry| entry.in_sync.members().len() == 2).flat_map(|entry| entry.in_sync.members());
+        for device in members.map(|member| member.device).collect::<Vec<_>>() {
+            if known.contains_key(&device) {
+                continue;
+            }
+            let (Some(disk), Some(server)) = (self.disk_of(device), self.server_of(device)) else { continue };
+            match Autopsy::of(&self.disks[disk], self.store_options(server, disk)).and_then(|mut autopsy| autopsy.holdings()) {
+                Ok(holdings) => drop(known.insert(device, holdings)),
+                Err(error) => return self.violate(format!("disk {disk} of server {server} does not show what it holds: {error}")),
+            }
+        }
+        for (shard, entry) in shards.iter().enumerate() {
+            let [first, second] = *entry.in_sync.members() else { continue };
+            let of_shard = |device: DeviceId| -> Option<Holdings> {
+                let count = u32::try_from(shards.len()).ok()?;
+                let here = |key: &sds_core::store::interface::ExtentKey| shard_of(key.tree, key.extent, count).get() == place(shard);
+                Some(known.get(&device)?.iter().filter(|((key, _), _)| here(key)).map(|(at, held)| (*at, *held)).collect())
+            };
+            let (Some(ours), Some(theirs)) = (of_shard(first.device), of_shard(second.device)) else { continue };
+            self.counts.copies_compared += 1;
+            if let Some(story) = difference(&ours, &theirs) {
+                self.violate(format!("shard {shard} of {entry:?}: the copies differ: {story}"));
+            }
+        }
+    }
+}
+
+fn place(shard: usize) -> u32 {
+    u32::try_from(shard).expect("few shards")
+}
+
+/// What one copy has and the other has not; `None` if they are equal.
+fn difference(primary: &Holdings, secondary: &Holdings) -> Option<String> {
+    let keys: std::collections::BTreeSet<_> = primary.keys().chain(secondary.keys()).collect();
+    let differ: Vec<String> = keys
+        .into_iter()
+        .filter(|at| primary.get(at) != secondary.get(at))
+        .map(|at| format!("{at:?}: {:?} and {:?}", primary.get(at), secondary.get(at)))
+        .collect();
+    let count = differ.len();
+    (count > 0).then(|| format!("{count} blocks, {}", differ.into_iter().take(DIFFERENCES_TOLD).collect::<Vec<_>>().join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autopsy::Held;
+    use sds_core::checksum::Checksum;
+    use sds_core::id::ShardSequence;
+    use sds_core::store::interface::ExtentKey;
+
+    fn held(version: u64, byte: u8) -> Held {
+        Held { version: ShardSequence::new(version), checksum: Checksum::of(&[byte; 16]) }
+    }
+
+    #[test]
+    fn copies_differ_by_a_block_a_version_or_a_byte() {
+        let one: Holdings = [((ExtentKey::default(), 3), held(1, 1))].into();
+        assert_eq!(difference(&one, &one), None);
+        for other in [Holdings::new(), [((ExtentKey::default(), 3), held(2, 1))].into(), [((ExtentKey::default(), 3), held(1, 2))].into()] {
+            assert!(difference(&one, &other).is_some_and(|story| story.starts_with("1 blocks")));
+            assert!(difference(&other, &one).is_some());
+        }
+    }
+}
