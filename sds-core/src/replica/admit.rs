@@ -10,7 +10,7 @@ use super::interface::DeviceSlot;
 use super::request::{Kind, Route};
 use super::view::{Standing, View};
 use crate::error::Status;
-use crate::id::{ClientId, DeviceId, LayerId, MapVersion, VolumeId};
+use crate::id::{ClientId, DeviceId, LayerId, MapVersion, PoolId, VolumeId};
 use crate::shard::shard_of;
 use crate::store::interface::{BlockRange, ExtentKey};
 use crate::stripe::Place;
@@ -71,9 +71,12 @@ pub(super) fn check(
         Err(verdict) => return verdict,
     };
     match kind {
-        Kind::Flush => check_flush(header, cache_ids, volume, devices),
+        Kind::Flush => check_flush(header, cache_ids, volume, view, devices),
         Kind::Read | Kind::Write | Kind::Fragment | Kind::Zero | Kind::BlockStatus => check_place(header, volume, view, devices),
         Kind::Replicate | Kind::ReplicateZero | Kind::ReplicateFlush => unreachable!("a peer's requests have a check of their own"),
+        Kind::Extents | Kind::Blocks | Kind::Medium | Kind::Copy | Kind::Settle | Kind::FreeExtent => {
+            unreachable!("a peer's requests have a check of their own")
+        }
     }
 }
 
@@ -153,7 +156,18 @@ fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl
     Verdict::Serve(Route { slot, key, range: blocks_around(header.offset, header.length), pool: volume.pool, shard, epoch })
 }
 
-fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, devices: &impl DeviceTable) -> Verdict {
+/// Whether a flush was asked of the devices that the newest map says: whoever asked by an older one may have asked the wrong.
+pub(super) fn is_of_this_map(header: &Header, pool: PoolId, view: &View) -> bool {
+    header.map_version >= view.changed(pool)
+}
+
+fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, view: &View, devices: &impl DeviceTable) -> Verdict {
+    if header.map_version > view.version() {
+        return Verdict::Park { pull: Some(header.map_version), late: Status::NotReady };
+    }
+    if !is_of_this_map(header, volume.pool, view) {
+        return Verdict::Refuse(Status::MapStale);
+    }
     let Some(slot) = devices.slot_of(header.device) else {
         // Not ours at any version we know; a registration may be on its way.
         return Verdict::Park { pull: None, late: Status::NotReady };

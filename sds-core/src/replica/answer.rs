@@ -10,6 +10,7 @@ use crate::buffer::{Buffers, Span};
 use crate::checksum::{Checksum, ChecksumList};
 use crate::collections::OpId;
 use crate::error::Status;
+use crate::exchange::{BLOCKS_BYTES, EXTENT_ENTRY_BYTES};
 use crate::machine::LinkId;
 use crate::store::interface::{BlockSet, Outcome, StoreError};
 use crate::unit::BLOCK_BYTES;
@@ -28,6 +29,8 @@ pub(super) enum Answer {
     Zeroes,
     /// Which blocks hold data.
     Blocks(BlockSet),
+    /// So many bytes of the request's room; of a list, the slot to go on at.
+    Lists { len: u32, next: u32 },
 }
 
 impl Replica {
@@ -63,8 +66,15 @@ impl Replica {
                 }
                 self.finish(op, Answer::Done, turn);
             }
-            (Kind::ReplicateFlush, Ok(Outcome::Done)) => self.finish(op, Answer::Done, turn),
-            (_, Err(error)) => self.finish(op, Answer::Refused(status_of(error)), turn),
+            (Kind::ReplicateFlush | Kind::Copy | Kind::Settle | Kind::FreeExtent, Ok(Outcome::Done)) => self.finish(op, Answer::Done, turn),
+            (_, Err(error)) => self.resolve(op, Answer::Refused(status_of(error)), turn),
+            (Kind::Extents, Ok(Outcome::Extents { count, next })) => {
+                self.finish(op, Answer::Lists { len: count * EXTENT_ENTRY_BYTES, next: next.unwrap_or(0) }, turn);
+            }
+            (Kind::Blocks, Ok(Outcome::Blocks { held })) => {
+                self.finish(op, Answer::Lists { len: if held { BLOCKS_BYTES } else { 0 }, next: 0 }, turn);
+            }
+            (Kind::Medium, Ok(Outcome::Read { checksums, .. })) => self.finish(op, Answer::Bytes(checksums), turn),
             (Kind::Fragment, Ok(Outcome::Read { .. })) if reads_first && request.link.is_none() => {
                 // Nobody waits for it and nothing has been changed: as if it had never come.
                 self.finish(op, Answer::Refused(Status::NotReady), turn);
@@ -78,7 +88,8 @@ impl Replica {
             (Kind::Read, Ok(Outcome::Read { all_zero: true, .. })) => self.finish(op, Answer::Zeroes, turn),
             (Kind::Read, Ok(Outcome::Read { checksums, all_zero: false })) => self.finish(op, Answer::Bytes(checksums), turn),
             (Kind::BlockStatus, Ok(Outcome::Status { data })) => self.finish(op, Answer::Blocks(data), turn),
-            (Kind::Write | Kind::Fragment | Kind::Zero | Kind::Flush, Ok(Outcome::Done)) => self.finish(op, Answer::Done, turn),
+            (Kind::Flush, Ok(Outcome::Done)) => self.flush_done(op, turn),
+            (Kind::Write | Kind::Fragment | Kind::Zero, Ok(Outcome::Done)) => self.resolve(op, Answer::Done, turn),
             (
                 Kind::Read
                 | Kind::Write
@@ -88,7 +99,13 @@ impl Replica {
                 | Kind::BlockStatus
                 | Kind::Replicate
                 | Kind::ReplicateZero
-                | Kind::ReplicateFlush,
+                | Kind::ReplicateFlush
+                | Kind::Extents
+                | Kind::Blocks
+                | Kind::Medium
+                | Kind::Copy
+                | Kind::Settle
+                | Kind::FreeExtent,
                 Ok(
                     outcome @ (Outcome::Done
                     | Outcome::Read { .. }
@@ -152,6 +169,8 @@ impl Replica {
         self.scratch = abandoned;
         // Queues may not grow by the dead of each new link while a disk stands still.
         self.parked.retain(|op| self.requests.get(*op).is_some());
+        self.readers_without_room.retain(|op| self.requests.get(*op).is_some());
+        self.fragments_without_room.retain(|op| self.requests.get(*op).is_some());
         for device in self.devices.iter_mut() {
             device.queue.retain(|op| self.requests.get(*op).is_some());
             device.unsequenced.retain(|op| self.requests.get(*op).is_some());
@@ -171,7 +190,7 @@ impl Replica {
     fn reply(&self, request: &mut Request, answer: Answer, turn: &mut Turn<'_, impl Buffers>) -> Frame {
         let status = match answer {
             Answer::Refused(status) => status,
-            Answer::Done | Answer::Bytes(_) | Answer::Zeroes | Answer::Blocks(_) => Status::Ok,
+            Answer::Done | Answer::Bytes(_) | Answer::Zeroes | Answer::Blocks(_) | Answer::Lists { .. } => Status::Ok,
         };
         let mut frame = Frame::bare(self.reply_header(request.kind, &request.header, status));
         match answer {
@@ -188,6 +207,18 @@ impl Replica {
                 let checksums = ChecksumList::of_blocks(bytes);
                 frame.body = Body::Payload { span, checksums };
             }
+            Answer::Lists { len, next } => {
+                frame.header.length = len;
+                if request.kind == Kind::Extents {
+                    frame.header.sequence = crate::id::ShardSequence::new(u64::from(next));
+                    let lost = request.route.and_then(|route| self.devices.get(route.slot)).is_some_and(|device| device.power_lost);
+                    frame.header.flags = if lost { Flags::CACHE_LOST } else { Flags::NONE };
+                }
+                if len > 0 {
+                    let span = take_room(request).part(0, len);
+                    frame.body = Body::Payload { span, checksums: ChecksumList::of_blocks(turn.buffers.bytes(span)) };
+                }
+            }
             Answer::Done => {
                 if let Some(version) = request.version {
                     frame.header.sequence = version.sequence;
@@ -197,6 +228,7 @@ impl Replica {
         }
         // Of a read as well: what it saw may rest in this cache, written by a session before this one.
         if status == Status::Ok
+            && !request.kind.is_question()
             && let Some(device) = request.route.and_then(|route| self.devices.get(route.slot))
         {
             let cache = device.cache_id();

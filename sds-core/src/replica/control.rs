@@ -50,7 +50,8 @@ impl Replica {
         let asked = self.pulled.is_some_and(|(version, at)| version >= at_least && turn.now.since(at) < self.options.map_wait);
         if !asked {
             self.pulled = Some((at_least, turn.now));
-            turn.out.push(Effect::Pull { at_least });
+            // By our own count: what a frame claims may be nobody's version, and the MDM would take it for its own past.
+            turn.out.push(Effect::Pull { at_least: self.view.version() });
         }
     }
 
@@ -62,11 +63,20 @@ impl Replica {
                 let ours = |id: &DeviceId| is_member(member, *id, identity.incarnation);
                 devices.iter().find(|device| device.id.as_ref().is_some_and(ours)).map(|device| device.slot)
             };
-            self.view.localize(slot_of, &mut self.peers, turn.now);
+            let is_clean = |slot| devices.get(slot).is_some_and(|device| device.is_open() && !device.is_unsettled);
+            self.view.localize(slot_of, is_clean, &mut self.peers, turn.now);
+            self.release_former(turn);
+            self.check_sweeps(turn);
+            self.choose_settling(turn);
         }
         for slot in self.devices.slots() {
             if let Some(next) = self.view.highest_next(slot) {
                 self.reserve(slot, next, turn);
+            }
+        }
+        for slot in self.devices.slots() {
+            if self.devices.get(slot).is_some_and(super::devices::Device::is_failed) {
+                self.break_pairs_of(slot);
             }
         }
         self.trees_pending = !self.deleted.is_empty();
@@ -78,6 +88,7 @@ impl Replica {
     pub(super) fn take_saying(&mut self, saying: Saying, turn: &mut Turn<'_, impl Buffers>) {
         match saying {
             Saying::Reply { slot, asker: Asker::Request(op), result } => self.take_outcome(slot, op, result, turn),
+            Saying::Reply { asker: Asker::Resync(id), result, .. } => self.take_asked_own(id, result, turn),
             Saying::Reply { slot, asker: Asker::Errand(errand), result } => self.take_errand(slot, errand, result, turn),
             Saying::Event { slot, event } => {
                 self.take_event(slot, &event, turn);
@@ -141,12 +152,31 @@ impl Replica {
         device.uuid = opened.device;
         device.system = opened.system;
         device.ceiling = opened.sequence_ceiling;
+        device.power_lost = opened.power_lost;
         if opened.unsettled > 0 {
-            // A sole copy settles from what it has; with a second one, the two will compare first (I8).
-            device.state = State::Settling;
-            self.devices.run(slot, Errand::Settle, store::Request::SettleAlone, turn);
+            device.state = State::Recovered;
+            if self.phase == Phase::Running {
+                turn.out.push(Effect::Register);
+            }
+            self.choose_settling(turn);
         } else {
             self.device_open(slot, turn);
+        }
+    }
+
+    /// Devices that wait for that begin to settle: alone, if there has never been another copy of what they hold; else what is
+    /// unsettled is left so until the copies compare, shard by shard (I8).
+    fn choose_settling(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+        if self.view.version() == MapVersion::default() {
+            return;
+        }
+        for slot in self.devices.slots() {
+            let Some(device) = self.devices.get_mut(slot) else { continue };
+            let (State::Recovered, Some(id)) = (&device.state, device.id) else { continue };
+            device.state = State::Settling;
+            device.is_unsettled = self.view.has_copies_elsewhere(id);
+            let request = if device.is_unsettled { store::Request::SettleLater } else { store::Request::SettleAlone };
+            self.devices.run(slot, Errand::Settle, request, turn);
         }
     }
 

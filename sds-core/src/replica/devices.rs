@@ -10,21 +10,23 @@
 use super::Turn;
 use super::admit::{DeviceTable, Serving};
 use super::interface::{DeviceSlot, Effect, Event};
+use super::resync::ASKS_PER_STORE_MAX;
 use super::status::{DeviceStatus, RECENT_FAULTS_MAX};
 use crate::buffer::Buffers;
 use crate::collections::OpId;
 use crate::control::DeviceState;
-use crate::id::{BootId, DeviceId, DeviceUuid, ShardSequence, SystemId, TreeId};
+use crate::id::{BootId, DeviceId, DeviceUuid, ShardSequence, SystemId, TreeId, Version};
 use crate::limits::{DEVICES_PER_SDS_MAX, SEQUENCE_RESERVATION};
 use crate::machine::{DiskResult, Outbox, Token};
 use crate::store::Store;
 use crate::store::interface as store;
+use crate::store::interface::ExtentKey;
 use crate::unit::Nanos;
 use crate::wire::CacheId;
 use std::collections::VecDeque;
 
-/// Requests of each store kept for the node's own errands: one of each [`Errand`].
-const ERRANDS_MAX: usize = 4;
+/// Requests of each store kept for the node's own errands: one of each [`Errand`], and questions of resyncs.
+const ERRANDS_MAX: usize = 4 + ASKS_PER_STORE_MAX;
 
 /// What the node itself asks of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +48,13 @@ pub(super) enum Asker {
     Request(OpId),
     /// The node.
     Errand(Errand),
+    /// A resync.
+    Resync(OpId),
 }
 
 impl Asker {
     const ERRAND: u64 = 1 << OpId::BITS;
+    const RESYNC: u64 = 2 << OpId::BITS;
 
     const fn token(self) -> Token {
         Token::new(match self {
@@ -58,10 +63,14 @@ impl Asker {
             Self::Errand(Errand::Reserve) => Self::ERRAND + 1,
             Self::Errand(Errand::Free) => Self::ERRAND + 2,
             Self::Errand(Errand::Close) => Self::ERRAND + 3,
+            Self::Resync(id) => Self::RESYNC + id.bits(),
         })
     }
 
     fn of(token: Token) -> Self {
+        if token.get() >= Self::RESYNC {
+            return Self::Resync(OpId::from_bits(token.get() - Self::RESYNC));
+        }
         match token.get().checked_sub(Self::ERRAND) {
             None => Self::Request(OpId::from_bits(token.get())),
             Some(0) => Self::Errand(Errand::Settle),
@@ -83,12 +92,18 @@ pub(super) enum Saying {
 /// The life of a device in this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    Opening { done_per_mille: u16 },
+    Opening {
+        done_per_mille: u16,
+    },
+    /// Recovered; whether it settles alone or with other copies is for the view to say.
+    Recovered,
     Settling,
     Open,
     Closing,
     Closed,
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }
 
 /// How far a deleted tree's freeing has come.
@@ -126,6 +141,10 @@ pub(super) struct Device {
     /// Deleted trees of which nothing is left here.
     pub(super) freed: Vec<TreeId>,
     pub(super) freeing: Option<Freeing>,
+    /// Its store had unsettled extents, and they are settled shard by shard.
+    pub(super) is_unsettled: bool,
+    /// Its volatile cache was lost before its store was opened.
+    pub(super) power_lost: bool,
     recent_faults: VecDeque<String>,
 }
 
@@ -141,6 +160,11 @@ impl Device {
     /// Whether it has failed for this process life.
     pub(super) fn is_failed(&self) -> bool {
         matches!(self.state, State::Failed { .. })
+    }
+
+    /// Whether it serves.
+    pub(super) fn is_open(&self) -> bool {
+        self.state == State::Open
     }
 
     /// Whether the store takes another client request now.
@@ -183,8 +207,8 @@ impl Device {
             device: self.id,
             state: match &self.state {
                 State::Opening { done_per_mille } => DeviceState::Opening { done_per_mille: *done_per_mille },
-                State::Settling => DeviceState::Opening { done_per_mille: 1000 },
-                State::Open => DeviceState::Open,
+                // Registered as open before it serves: only then is it known how it is to be settled.
+                State::Recovered | State::Settling | State::Open => DeviceState::Open,
                 State::Closing | State::Closed => DeviceState::Failed { reason: "the server is stopping".to_owned() },
                 State::Failed { reason } => DeviceState::Failed { reason: reason.clone() },
             },
@@ -247,6 +271,8 @@ impl Devices {
             unsequenced: VecDeque::with_capacity(self.requests_max),
             freed: Vec::new(),
             freeing: None,
+            is_unsettled: false,
+            power_lost: false,
             recent_faults: VecDeque::new(),
             store: Store::new(options),
         };
@@ -288,6 +314,16 @@ impl Devices {
     /// An errand of the node's own; never two of a kind at once on one device.
     pub(super) fn run(&mut self, slot: DeviceSlot, errand: Errand, request: store::Request, turn: &mut Turn<'_, impl Buffers>) {
         self.step(slot, store::Input::Request { token: Asker::Errand(errand).token(), request }, turn);
+    }
+
+    /// A question of a resync.
+    pub(super) fn ask(&mut self, slot: DeviceSlot, id: OpId, request: store::Request, turn: &mut Turn<'_, impl Buffers>) {
+        self.step(slot, store::Input::Request { token: Asker::Resync(id).token(), request }, turn);
+    }
+
+    /// Held writes of an extent are over, up to a version.
+    pub(super) fn resolved(&mut self, slot: DeviceSlot, key: ExtentKey, version: Version, turn: &mut Turn<'_, impl Buffers>) {
+        self.step(slot, store::Input::Resolved { key, version }, turn);
     }
 
     /// A disk request ended.
@@ -343,7 +379,7 @@ impl DeviceTable for Devices {
     fn serving(&self, slot: DeviceSlot) -> Serving {
         let Some(device) = self.get(slot) else { return Serving::NotYet };
         match device.state {
-            State::Opening { .. } | State::Settling => Serving::NotYet,
+            State::Opening { .. } | State::Recovered | State::Settling => Serving::NotYet,
             State::Open => Serving::Yes { cache: device.cache_id() },
             State::Closing | State::Closed => Serving::Stopping,
             State::Failed { .. } => Serving::Failed,

@@ -15,6 +15,9 @@ use crate::limits::REQUESTS_PER_CONNECTION_MAX;
 use crate::machine::LinkId;
 use crate::wire::{Body, Flags, Frame, Header, Hello, Opcode, Party};
 
+/// Highest connection number that is believed: one more must always be possible.
+pub(super) const CONNECTIONS_MAX: u64 = u64::MAX / 2;
+
 impl Replica {
     pub(super) fn take_link(&mut self, link: LinkId, turn: &mut Turn<'_, impl Buffers>) {
         if !self.links.add(link, turn.now) {
@@ -58,6 +61,9 @@ impl Replica {
                 (Some(kind), PartyId::Peer(sds)) if kind.is_of_peer() => {
                     self.peers.heard(sds, turn.now);
                     return self.take_request(link, party, kind, frame, turn);
+                }
+                (None, PartyId::Peer(_)) if frame.header.opcode == Opcode::Resolved => {
+                    return self.take_resolved(party, &frame.header, turn);
                 }
                 (None, PartyId::Peer(_)) if frame.header.opcode == Opcode::Beacon => return self.take_beacon(link, party, frame, turn),
                 (Some(_) | None, _) => "a frame that is not a request of such a party",
@@ -140,8 +146,8 @@ impl Replica {
         if hello.agreed_version().is_none() {
             return Judgement::Out(Status::Invalid, "no protocol version in common");
         }
-        if header.connection.get() == 0 {
-            return Judgement::Out(Status::Invalid, "connection number 0");
+        if header.connection.get() == 0 || header.connection.get() > CONNECTIONS_MAX {
+            return Judgement::Out(Status::Invalid, "a connection number out of bounds");
         }
         let Some(identity) = self.identity else { return Judgement::Unknown };
         if hello.system != identity.system {
@@ -154,7 +160,10 @@ impl Replica {
             Party::Peer { addressed, .. } if !self.is_for_us(addressed) => {
                 Judgement::Out(Status::MapStale, "a peer that means another life of this server")
             }
-            Party::Peer { sds, incarnation, .. } if self.view.knows_server(sds) => Judgement::In(PartyId::Peer(sds), incarnation),
+            // Only who has the other copy of something here, in the life that the map names.
+            Party::Peer { sds, incarnation, .. } if self.view.shares_with(sds, incarnation) => {
+                Judgement::In(PartyId::Peer(sds), incarnation)
+            }
             Party::Client { .. } | Party::Peer { .. } => Judgement::Unknown,
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::buffer::Span;
 use crate::collections::OpId;
+use crate::error::Status;
 use crate::id::{BootId, DeviceId, DeviceUuid, Incarnation, MapVersion, PoolId, SdsId, ShardId, SystemId, TreeId};
 use crate::machine::{DiskResult, LinkId};
 use crate::protocol::membership::Proposal;
@@ -199,6 +200,38 @@ pub enum Event {
     PayloadDamaged {
         /// Over which link.
         link: LinkId,
+    },
+    /// Shards of a device are settled, or their other copy has all of them.
+    Resynced {
+        /// Device.
+        slot: DeviceSlot,
+        /// The other copy's device, if there is one.
+        other: Option<DeviceId>,
+        /// How many shards.
+        shards: usize,
+    },
+    /// The other copy's device, or ours, refused what settling or resyncing needs; it is tried again.
+    ResyncRefused {
+        /// Device.
+        slot: DeviceSlot,
+        /// The other copy's device.
+        other: DeviceId,
+        /// The answer.
+        status: Status,
+    },
+    /// Settling an extent found blocks that no healthy history leads to.
+    SettledInDoubt {
+        /// Whose.
+        key: store::ExtentKey,
+        /// Kept although no record names their bytes.
+        unrecorded: u32,
+        /// Of which no copy has good bytes: reads fail until they are written.
+        lost: u32,
+    },
+    /// One copy's description of an extent is lost: what the other has replaces it.
+    ExtentGivenUp {
+        /// Whose.
+        key: store::ExtentKey,
     },
     /// All stores are closed.
     Stopped,

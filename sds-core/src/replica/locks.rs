@@ -22,13 +22,22 @@ pub(super) enum Access {
     Exclusive,
 }
 
+/// Who stands in line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// A request.
+    Request(OpId),
+    /// A visit of a resync.
+    Visit(OpId),
+}
+
 /// A place in the line for some blocks; given back with [`RangeLocks::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LockId(u32);
 
 #[derive(Clone, Copy, Debug)]
 struct Node {
-    op: OpId,
+    holder: Holder,
     key: ExtentKey,
     blocks: Blocks,
     access: Access,
@@ -50,7 +59,7 @@ pub(super) struct RangeLocks {
     nodes: Vec<Node>,
     free: Vec<u32>,
     lines: Map<ExtentKey, Line>,
-    granted: VecDeque<OpId>,
+    granted: VecDeque<Holder>,
     capacity: usize,
 }
 
@@ -68,7 +77,7 @@ impl RangeLocks {
 
     /// Joins the line; `true` when the blocks are held now, else `op` comes out of
     /// [`Self::next_granted`] later.
-    pub(super) fn acquire(&mut self, op: OpId, key: ExtentKey, range: BlockRange, access: Access) -> (LockId, bool) {
+    pub(super) fn acquire(&mut self, holder: Holder, key: ExtentKey, range: BlockRange, access: Access) -> (LockId, bool) {
         let blocks = Blocks::of(range);
         let line = self.lines.get(&key).copied().unwrap_or(Line { first: NONE, last: NONE, waiting: 0 });
         let mut taken = Taken::default();
@@ -79,7 +88,7 @@ impl RangeLocks {
             index = node.after;
         }
         let granted = !taken.conflicts(blocks, access);
-        let index = self.place(Node { op, key, blocks, access, granted, before: line.last, after: NONE });
+        let index = self.place(Node { holder, key, blocks, access, granted, before: line.last, after: NONE });
         if line.last != NONE {
             self.nodes[line.last as usize].after = index;
         }
@@ -113,8 +122,8 @@ impl RangeLocks {
         }
     }
 
-    /// The next request whose wait is over.
-    pub(super) fn next_granted(&mut self) -> Option<OpId> {
+    /// The next of those whose wait is over.
+    pub(super) fn next_granted(&mut self) -> Option<Holder> {
         self.granted.pop_front()
     }
 
@@ -133,7 +142,7 @@ impl RangeLocks {
             if !node.granted && !taken.conflicts(node.blocks, node.access) {
                 node.granted = true;
                 newly += 1;
-                self.granted.push_back(node.op);
+                self.granted.push_back(node.holder);
             }
             taken.add(node.blocks, node.access);
             index = node.after;
@@ -218,8 +227,8 @@ mod tests {
     use crate::unit::BlockIndex;
     use proptest::prelude::*;
 
-    fn op(number: u64) -> OpId {
-        OpId::from_bits(number)
+    fn op(number: u64) -> Holder {
+        Holder::Request(OpId::from_bits(number))
     }
 
     const fn range(first: u8, count: u16) -> BlockRange {
@@ -275,7 +284,7 @@ mod tests {
         /// Against the plain definition: granted exactly when nobody earlier in line conflicts.
         #[test]
         fn grants_are_what_the_definition_says(steps in proptest::collection::vec((0_u8..3, any::<u8>(), 1_u16..=256, any::<bool>(), 0_usize..8), 1..80)) {
-            struct Model { op: OpId, lock: LockId, extent: u32, first: u32, end: u32, exclusive: bool, granted: bool }
+            struct Model { op: Holder, lock: LockId, extent: u32, first: u32, end: u32, exclusive: bool, granted: bool }
             let mut locks = RangeLocks::with_capacity(128);
             let mut line: Vec<Model> = Vec::new();
             for (number, (extent, first, count, exclusive, victim)) in steps.into_iter().enumerate() {

@@ -4,7 +4,7 @@
 //! stores, granted locks, freed buffers, deadlines) is carried on until nothing is left to do.
 //!
 //! A request's way: [`intake`] (link, bounds) → [`admit`] (session, range, shard, epoch) → [`path`]
-//! (room, lock, sequence, store) → [`answer`]. Other servers' copies: [`peer`]. The node's own errands: [`control`] (views,
+//! (room, lock, sequence, store) → [`answer`]. Other servers' copies: [`peer`], [`resync`]. The node's own errands: [`control`] (views,
 //! registration, devices), [`trees`] (deleted volumes), [`stop`].
 //!
 //! Must not know: sockets, disks, who stores the bytes.
@@ -20,6 +20,7 @@ mod locks;
 mod path;
 mod peer;
 mod request;
+mod resync;
 pub mod status;
 mod stop;
 mod trees;
@@ -33,10 +34,11 @@ use crate::unit::Nanos;
 use devices::Devices;
 use interface::{Effect, Input, ReplicaOptions};
 use links::Links;
-use locks::RangeLocks;
+use locks::{Holder, RangeLocks};
 use peer::Peers;
 use request::{Request, Stage};
-pub use status::{DeviceStatus, NodeStatus};
+use resync::{Resync, VISITS_MAX};
+pub use status::{DeviceStatus, NodeStatus, ResyncCounts};
 use std::collections::VecDeque;
 use view::View;
 
@@ -85,6 +87,7 @@ pub struct Replica {
     /// other's secondaries cannot wait for each other.
     peer_requests: usize,
     locks: RangeLocks,
+    resync: Resync,
     /// Requests that wait for a newer view, by deadline; entries of dropped requests may be among them.
     parked: VecDeque<OpId>,
     /// Requests that wait for room for what they read.
@@ -118,7 +121,8 @@ impl Replica {
             peers: Peers::new(requests_max),
             requests: SlotTable::with_capacity(requests_max * 2),
             peer_requests: 0,
-            locks: RangeLocks::with_capacity(requests_max * 2),
+            locks: RangeLocks::with_capacity(requests_max * 2 + VISITS_MAX),
+            resync: Resync::new(),
             parked: VecDeque::with_capacity(requests_max),
             readers_without_room: VecDeque::with_capacity(requests_max),
             fragments_without_room: VecDeque::with_capacity(requests_max),
@@ -161,7 +165,7 @@ impl Replica {
             Stage::Parked { deadline } => Some(deadline),
             Stage::New | Stage::NeedsRoom | Stage::NeedsLock | Stage::Queued | Stage::InStore => None,
         });
-        [self.devices.deadline(), self.links.deadline(), self.peers.deadline(), parked].into_iter().flatten().min()
+        [self.devices.deadline(), self.links.deadline(), self.peers.deadline(), self.resync.deadline(), parked].into_iter().flatten().min()
     }
 
     /// The devices, by slot. Allocates: for heartbeats and registration, not for I/O.
@@ -180,6 +184,7 @@ impl Replica {
             parked: self.parked.len(),
             epochs_refused: self.view.epochs_refused(),
             oldest_disk_request: self.devices.oldest_disk_request(self.now),
+            resync: self.resync.counts,
         }
     }
 
@@ -190,8 +195,13 @@ impl Replica {
         loop {
             if let Some(saying) = self.devices.next() {
                 self.take_saying(saying, turn);
-            } else if let Some(op) = self.locks.next_granted() {
-                self.resume(op, Stage::NeedsLock, turn);
+            } else if let Some(holder) = self.locks.next_granted() {
+                match holder {
+                    Holder::Request(op) => self.resume(op, Stage::NeedsLock, turn),
+                    Holder::Visit(visit) => self.visit_locked(visit, turn),
+                }
+            } else if self.tend_resync(turn) {
+                // Looked at once after each change.
             } else if !self.give_room(turn) && !self.continue_trees(turn) && !self.continue_stop(turn) {
                 break;
             }

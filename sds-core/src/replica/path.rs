@@ -13,13 +13,15 @@ use super::answer::Answer;
 use super::devices::Errand;
 use super::interface::DeviceSlot;
 use super::links::PartyId;
-use super::locks::Access;
+use super::locks::{Access, Holder};
 use super::request::{Half, Kind, Request, Room, Route, Stage};
+use super::resync::list::LIST_BYTES;
 use super::{Phase, Replica, Turn};
 use crate::buffer::{BufferClass, Buffers};
 use crate::collections::OpId;
 use crate::error::Status;
-use crate::id::{MapVersion, Version};
+use crate::exchange::BLOCKS_BYTES;
+use crate::id::{MapVersion, PoolId, ShardId, ShardSequence, Version};
 use crate::store::interface as store;
 use crate::unit::{BLOCK_BYTES, Nanos};
 use crate::wire::{BLOCK_STATUS_BYTES, Flags};
@@ -35,7 +37,7 @@ impl Replica {
                     request.route = Some(route);
                     request.stage = Stage::New;
                 }
-                match self.take_replicate(op, &route) {
+                match self.take_replicate(op, &route, turn) {
                     None => self.prepare(op, turn),
                     Some(Ok(())) => self.finish(op, Answer::Done, turn),
                     Some(Err(status)) => self.finish(op, Answer::Refused(status), turn),
@@ -47,7 +49,9 @@ impl Replica {
     }
 
     fn check(&self, request: &Request) -> Verdict {
-        let PartyId::Client(client) = request.party else { return self.check_peer(request) };
+        let PartyId::Client(client) = request.party else {
+            return self.check_question(request, self.check_peer(request));
+        };
         let verdict = admit::check(request.kind, &request.header, &request.cache_ids, client, &self.view, &self.devices);
         match verdict {
             Verdict::Serve(route) if !self.peers.is_empty() && !self.may_serve_now(request.kind, &route) => {
@@ -126,7 +130,8 @@ impl Replica {
     fn prepare(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(request) = self.requests.get_mut(op) else { return };
         if let (Some((span, checksums)), false) = (&request.payload, request.verified) {
-            if matches!(request.kind, Kind::Write | Kind::Replicate) && !span.start.is_multiple_of(BLOCK_BYTES) {
+            if matches!(request.kind, Kind::Write | Kind::Replicate | Kind::Copy | Kind::Settle) && !span.start.is_multiple_of(BLOCK_BYTES)
+            {
                 return self.finish(op, Answer::Refused(Status::Invalid), turn);
             }
             if !checksums.match_blocks(turn.buffers.bytes(*span)) {
@@ -136,7 +141,17 @@ impl Replica {
             request.verified = true;
         }
         let (kind, has_room) = (request.kind, request.room.is_some());
-        if !has_room && let Some(len) = room_needed(kind, request.header.length) {
+        if !has_room
+            && kind.is_of_peer()
+            && let Some(len) = room_needed(kind, request.header.length)
+        {
+            // Whoever asks has a lock: it waits for nobody's buffers, and asks again.
+            let Some(buffer) = turn.buffers.allocate(BufferClass::Replicate, len) else {
+                return self.finish(op, Answer::Refused(Status::NotReady), turn);
+            };
+            let Some(request) = self.requests.get_mut(op) else { return };
+            request.room = Some(Room { buffer, len, from_reserve: false });
+        } else if !has_room && let Some(len) = room_needed(kind, request.header.length) {
             let waiting = if kind == Kind::Fragment { &self.fragments_without_room } else { &self.readers_without_room };
             let room = if waiting.is_empty() { self.take_room(kind, len, turn) } else { None };
             let Some(request) = self.requests.get_mut(op) else { return };
@@ -193,10 +208,12 @@ impl Replica {
         let Some(route) = request.route else { unreachable!("a request is routed before it is prepared") };
         let access = match request.kind {
             Kind::Read | Kind::BlockStatus => Access::Shared,
-            Kind::Write | Kind::Fragment | Kind::Zero | Kind::Replicate | Kind::ReplicateZero => Access::Exclusive,
+            Kind::Write | Kind::Fragment | Kind::Zero | Kind::Replicate | Kind::ReplicateZero | Kind::Copy => Access::Exclusive,
             Kind::Flush | Kind::ReplicateFlush => return self.enqueue(op, route.slot, turn),
+            // The primary keeps others off the extent.
+            Kind::Extents | Kind::Blocks | Kind::Medium | Kind::Settle | Kind::FreeExtent => return self.enqueue(op, route.slot, turn),
         };
-        let (lock, granted) = self.locks.acquire(op, route.key, route.range, access);
+        let (lock, granted) = self.locks.acquire(Holder::Request(op), route.key, route.range, access);
         request.lock = Some(lock);
         if granted {
             self.enqueue(op, route.slot, turn);
@@ -283,23 +300,35 @@ impl Replica {
         let Some(request) = self.requests.get_mut(op) else { return };
         request.stage = Stage::InStore;
         request.local = Half::Pending;
-        let command = command(request, &route);
+        let bond = if request.forward.is_some() || request.kind.is_replicate() { store::Bond::Held } else { store::Bond::None };
+        let command = command(request, &route, bond);
         self.devices.submit(slot, op, command, turn);
     }
 
     /// The next version of a shard, or `None` while its device's ceiling is being raised.
     fn take_version(&mut self, route: &Route, slot: DeviceSlot, turn: &mut Turn<'_, impl Buffers>) -> Option<Version> {
+        let sequence = self.take_sequence_of(route.pool, route.shard, slot, turn)?;
+        Some(Version { sequence, epoch: route.epoch })
+    }
+
+    pub(super) fn take_sequence_of(
+        &mut self,
+        pool: PoolId,
+        shard: ShardId,
+        slot: DeviceSlot,
+        turn: &mut Turn<'_, impl Buffers>,
+    ) -> Option<ShardSequence> {
         let device = self.devices.get(slot)?;
-        let taken = self.view.take_sequence(route.pool, route.shard, device.ceiling);
+        let taken = self.view.take_sequence(pool, shard, device.ceiling);
         let next = match taken {
             Ok(sequence) | Err(sequence) => sequence,
         };
         self.reserve(slot, next, turn);
-        taken.ok().map(|sequence| Version { sequence, epoch: route.epoch })
+        taken.ok()
     }
 
     /// Raises a device's ceiling well before `next` reaches it.
-    pub(super) fn reserve(&mut self, slot: DeviceSlot, next: crate::id::ShardSequence, turn: &mut Turn<'_, impl Buffers>) {
+    pub(super) fn reserve(&mut self, slot: DeviceSlot, next: ShardSequence, turn: &mut Turn<'_, impl Buffers>) {
         let Some(device) = self.devices.get_mut(slot) else { return };
         let Some(ceiling) = device.ceiling_wanted(next) else { return };
         device.reserving = Some(ceiling);
@@ -307,7 +336,7 @@ impl Replica {
     }
 }
 
-fn command(request: &Request, route: &Route) -> store::Request {
+fn command(request: &Request, route: &Route, bond: store::Bond) -> store::Request {
     let (key, range) = (route.key, route.range);
     let durable = request.header.flags.contains(Flags::DURABLE);
     let room = || request.room.map(Room::span).unwrap_or_else(|| unreachable!("room is taken before the lock"));
@@ -316,20 +345,33 @@ fn command(request: &Request, route: &Route) -> store::Request {
         Kind::Read => store::Request::Read { key, range, span: room() },
         Kind::Write | Kind::Replicate => {
             let Some((span, checksums)) = request.payload else { unreachable!("a write's shape was checked") };
-            store::Request::Write { key, range, span, checksums, version: version(), durable, bond: store::Bond::None }
+            store::Request::Write { key, range, span, checksums, version: version(), durable, bond }
         }
         Kind::Fragment => match request.merged {
             None => store::Request::Read { key, range, span: room() },
-            Some(checksums) => {
-                store::Request::Write { key, range, span: room(), checksums, version: version(), durable, bond: store::Bond::None }
-            }
+            Some(checksums) => store::Request::Write { key, range, span: room(), checksums, version: version(), durable, bond },
         },
         Kind::Zero | Kind::ReplicateZero => {
             let free = request.header.flags.contains(Flags::TRIM);
-            store::Request::Zero { key, range, version: version(), free, durable, bond: store::Bond::None }
+            store::Request::Zero { key, range, version: version(), free, durable, bond }
         }
         Kind::Flush | Kind::ReplicateFlush => store::Request::Flush,
         Kind::BlockStatus => store::Request::Status { key, range },
+        Kind::Extents => {
+            // What no slot has names none; the answer is empty.
+            store::Request::Extents { from: u32::try_from(request.header.sequence.get()).unwrap_or(u32::MAX), span: room() }
+        }
+        Kind::Blocks => store::Request::Blocks { key, span: room() },
+        Kind::Medium => store::Request::Medium { key, range, span: room() },
+        Kind::Copy => {
+            let Some((span, checksums)) = request.payload else { unreachable!("its shape was checked") };
+            store::Request::Write { key, range, span, checksums, version: version(), durable, bond: store::Bond::Settling }
+        }
+        Kind::Settle => {
+            let Some((span, _)) = request.payload else { unreachable!("its shape was checked") };
+            store::Request::Settle { key, span }
+        }
+        Kind::FreeExtent => store::Request::FreeExtent { key },
     }
 }
 
@@ -339,6 +381,10 @@ const fn room_needed(kind: Kind, length: u32) -> Option<u32> {
         Kind::Read => Some(length),
         Kind::Fragment => Some(BLOCK_BYTES),
         Kind::BlockStatus => Some(BLOCK_STATUS_BYTES),
+        Kind::Extents => Some(LIST_BYTES),
+        Kind::Blocks => Some(BLOCKS_BYTES),
+        Kind::Medium => Some(length),
         Kind::Write | Kind::Zero | Kind::Flush | Kind::Replicate | Kind::ReplicateZero | Kind::ReplicateFlush => None,
+        Kind::Copy | Kind::Settle | Kind::FreeExtent => None,
     }
 }

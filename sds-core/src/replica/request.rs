@@ -35,6 +35,18 @@ pub(super) enum Kind {
     ReplicateZero,
     /// A primary's flush, to a secondary's device.
     ReplicateFlush,
+    /// A primary's question: which extents are held.
+    Extents,
+    /// What the blocks of one are.
+    Blocks,
+    /// Their bytes as they are on the medium.
+    Medium,
+    /// A primary's bytes for an extent that is settled or resynced.
+    Copy,
+    /// The plan for it.
+    Settle,
+    /// It is to be freed.
+    FreeExtent,
 }
 
 impl Kind {
@@ -54,6 +66,13 @@ impl Kind {
             Opcode::ReplicateZero => Some(Self::ReplicateZero),
             Opcode::ReplicateFlush => Some(Self::ReplicateFlush),
             Opcode::ReplicateReply | Opcode::ReplicateFlushReply | Opcode::Beacon | Opcode::Grant => None,
+            Opcode::Extents => Some(Self::Extents),
+            Opcode::Blocks => Some(Self::Blocks),
+            Opcode::Medium => Some(Self::Medium),
+            Opcode::Copy => Some(Self::Copy),
+            Opcode::Settle => Some(Self::Settle),
+            Opcode::FreeExtent => Some(Self::FreeExtent),
+            Opcode::ExtentsReply | Opcode::BlocksReply | Opcode::MediumReply | Opcode::ResyncReply | Opcode::Resolved => None,
         }
     }
 
@@ -66,6 +85,10 @@ impl Kind {
             Self::BlockStatus => Opcode::BlockStatusReply,
             Self::Replicate | Self::ReplicateZero => Opcode::ReplicateReply,
             Self::ReplicateFlush => Opcode::ReplicateFlushReply,
+            Self::Extents => Opcode::ExtentsReply,
+            Self::Blocks => Opcode::BlocksReply,
+            Self::Medium => Opcode::MediumReply,
+            Self::Copy | Self::Settle | Self::FreeExtent => Opcode::ResyncReply,
         }
     }
 
@@ -73,14 +96,27 @@ impl Kind {
     pub(super) const fn changes(self) -> bool {
         match self {
             Self::Write | Self::Fragment | Self::Zero | Self::Replicate | Self::ReplicateZero => true,
+            Self::Copy | Self::Settle | Self::FreeExtent => true,
             Self::Read | Self::Flush | Self::BlockStatus | Self::ReplicateFlush => false,
+            Self::Extents | Self::Blocks | Self::Medium => false,
         }
+    }
+
+    /// Whether it is one of a primary that settles or resyncs.
+    pub(super) const fn is_question(self) -> bool {
+        matches!(self, Self::Extents | Self::Blocks | Self::Medium | Self::Copy | Self::Settle | Self::FreeExtent)
+    }
+
+    /// Whether it is a primary's write that has a sequence of its own.
+    pub(super) const fn is_replicate(self) -> bool {
+        matches!(self, Self::Replicate | Self::ReplicateZero)
     }
 
     /// Whether it is a primary's, to its secondary.
     pub(super) const fn is_of_peer(self) -> bool {
         match self {
             Self::Replicate | Self::ReplicateZero | Self::ReplicateFlush => true,
+            Self::Extents | Self::Blocks | Self::Medium | Self::Copy | Self::Settle | Self::FreeExtent => true,
             Self::Read | Self::Write | Self::Fragment | Self::Zero | Self::Flush | Self::BlockStatus => false,
         }
     }
@@ -153,8 +189,8 @@ pub(super) struct Request {
     pub(super) local: Half,
     /// The other copy.
     pub(super) remote: Half,
-    /// Whose that is.
-    pub(super) other: Option<Member>,
+    /// Whose that is, and the epoch with which that pair began.
+    pub(super) other: Option<(Member, Epoch)>,
     /// What keeps the other copy until it is flushed.
     pub(super) remote_cache: Option<CacheId>,
     /// The write on its way to the other copy.

@@ -52,4 +52,25 @@ pub struct NodeStatus {
     pub epochs_refused: u64,
     /// Age of the oldest disk request in flight at the last step; zero when there is none.
     pub oldest_disk_request: Nanos,
+    /// What settling and resyncing has done.
+    pub resync: ResyncCounts,
+}
+
+/// What sweeps have done in this process life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResyncCounts {
+    /// Extents looked at.
+    pub extents: u64,
+    /// Bytes given to the other copy.
+    pub bytes_sent: u64,
+    /// Bytes taken from the other copy.
+    pub bytes_taken: u64,
+    /// Blocks kept though no record names their bytes.
+    pub unrecorded: u64,
+    /// Blocks that no copy had good bytes of.
+    pub lost: u64,
+    /// Sweeps begun.
+    pub begun: u64,
+    /// Sweeps that came to their end.
+    pub finished: u64,
 }

@@ -15,6 +15,11 @@ impl Replica {
             return;
         }
         self.phase = Phase::Draining;
+        self.end_sweeps(turn);
+        // The other copies go on without ours at once, instead of when our port is closed.
+        for slot in self.devices.slots() {
+            self.break_pairs_of(slot);
+        }
         self.ask_again(turn);
         // Parked requests are answered `Stopping` when they would be parked again.
         self.unpark(turn);
@@ -27,7 +32,7 @@ impl Replica {
             Phase::Draining => {
                 let busy = |state: &State| *state == State::Settling;
                 let errands = self.devices.iter().any(|d| busy(&d.state) || d.reserving.is_some() || d.freeing.is_some());
-                if !self.requests.is_empty() || errands {
+                if !self.requests.is_empty() || errands || !self.resync.is_idle() {
                     return false;
                 }
                 self.phase = Phase::Closing;

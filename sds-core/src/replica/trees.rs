@@ -27,7 +27,8 @@ impl Replica {
             }
             let mut wanted = self.deleted.iter().copied().filter(|tree| !device.freed.contains(tree));
             let Some(tree) = wanted.find(|tree| self.view.volume_of_tree(*tree).is_none()) else { continue };
-            if self.requests.iter().any(|(_, request)| request.route.is_some_and(|route| route.key.tree == tree)) {
+            let asked = self.requests.iter().any(|(_, request)| request.route.is_some_and(|route| route.key.tree == tree));
+            if asked || self.visits_tree(tree) {
                 // Looked at again at the next step.
                 self.trees_pending = true;
                 continue;

@@ -15,6 +15,7 @@ use crate::collections::Map;
 use crate::id::{ClientId, DeviceId, Epoch, Incarnation, MapVersion, PoolId, SdsId, ShardId, ShardSequence, Ticket, TreeId, VolumeId};
 use crate::map::{Member, ShardEntry, ShardMap};
 use crate::protocol::lease::Granted;
+use crate::store::interface::ExtentKey;
 use crate::unit::Nanos;
 use crate::view::{SdsView, ViewUpdate, VolumeView};
 use pair::{Pair, Partner};
@@ -28,15 +29,19 @@ struct LocalShard {
     next: ShardSequence,
     /// Epoch that the rest was worked out for.
     epoch: Epoch,
+    /// Whether every extent of it here is settled; a shard that is not serves nobody (I8).
+    settled: bool,
     /// With another server's copy.
     pair: Option<Box<Pair>>,
-    /// Whom it was taken over from, and what lease that server then had.
-    grace: Option<(PeerIndex, Granted)>,
+    /// Whom it was taken over from, what lease that server then had, and the version that said so.
+    grace: Option<(PeerIndex, Granted, MapVersion)>,
 }
 
 #[derive(Debug, Default)]
 struct Pool {
     map: ShardMap,
+    /// Version that changed its map last.
+    changed: MapVersion,
     local: Vec<LocalShard>,
 }
 
@@ -50,7 +55,7 @@ pub(super) enum Standing {
         /// At this epoch.
         epoch: Epoch,
     },
-    /// Our device is its primary, but in a former process life: a newer configuration is on its way.
+    /// Our device is its primary, but in a former process life: a newer configuration is on its way; or it is not settled yet.
     Former {
         /// At this epoch.
         epoch: Epoch,
@@ -77,6 +82,8 @@ pub(super) struct View {
     servers: Vec<SdsView>,
     owners: Map<DeviceId, SdsId>,
     partners: Vec<Partner>,
+    /// Held writes that need not be held any more, for the stores.
+    released: Vec<(DeviceSlot, ExtentKey, ShardSequence)>,
 }
 
 impl View {
@@ -93,6 +100,11 @@ impl View {
     /// A volume.
     pub(super) fn volume(&self, id: VolumeId) -> Option<&VolumeView> {
         self.volumes.get(&id)
+    }
+
+    /// All volumes.
+    pub(super) fn volumes(&self) -> impl Iterator<Item = &VolumeView> {
+        self.volumes.values()
     }
 
     /// A volume that owns a tree.
@@ -120,13 +132,18 @@ impl View {
         let Some(pool) = self.pools.get(&pool) else { return Standing::Unknown };
         let Some(entry) = pool.map.entry(shard) else { return Standing::Unknown };
         let epoch = entry.epoch;
-        match pool.local.get(shard.get() as usize).and_then(|local| local.slot) {
+        match pool.local.get(shard.get() as usize).and_then(|local| local.slot.filter(|_| local.settled)) {
             Some(slot) => Standing::Here { epoch, slot },
             None => match entry.in_sync.primary() {
                 Some(primary) if ours(primary.device) => Standing::Former { epoch, device: primary.device },
                 Some(_) | None => Standing::Elsewhere { epoch },
             },
         }
+    }
+
+    /// The version that changed a pool's shards last.
+    pub(super) fn changed(&self, pool: PoolId) -> MapVersion {
+        self.pools.get(&pool).map(|pool| pool.changed).unwrap_or_default()
     }
 
     /// A shard's epoch; 0 when the shard is not known.
@@ -162,7 +179,9 @@ impl View {
         }
         self.version = update.version;
         for map in &update.pools {
-            self.epochs_refused += self.pools.entry(map.pool).or_default().replace(map);
+            let pool = self.pools.entry(map.pool).or_default();
+            pool.changed = update.version;
+            self.epochs_refused += pool.replace(map);
         }
         if let Some(volumes) = &update.volumes {
             self.volumes.clear();
@@ -177,7 +196,13 @@ impl View {
     }
 
     /// Works out anew which shards are served here. `slot_of` names our device that is this member now.
-    pub(super) fn localize(&mut self, slot_of: impl Fn(Member) -> Option<DeviceSlot>, peers: &mut Peers, now: Nanos) {
+    pub(super) fn localize(
+        &mut self,
+        slot_of: impl Fn(Member) -> Option<DeviceSlot>,
+        is_clean: impl Fn(DeviceSlot) -> bool,
+        peers: &mut Peers,
+        now: Nanos,
+    ) {
         for pool in self.pools.values_mut() {
             for (entry, local) in pool.map.shards.iter().zip(&mut pool.local) {
                 local.slot = entry.in_sync.primary().and_then(&slot_of);
@@ -186,7 +211,7 @@ impl View {
                 local.next = local.next.max(entry.first_sequence).max(ShardSequence::new(1));
             }
         }
-        self.pair_up(slot_of, peers, now);
+        self.pair_up(slot_of, is_clean, peers, now);
     }
 }
 

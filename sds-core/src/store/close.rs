@@ -1,9 +1,11 @@
 //! Closing: finish what was asked, seal everything, checkpoint, answer.
 //!
 //! Invariant: after the reply the log holds nothing that the checkpoint does not contain but seals
-//! and positions, and no extent is unsettled. What this must not know: how any of that is done.
+//! and positions, and no extent is unsettled but those with writes
+//! that the other copy may lack. What this must not know: how any of that is done.
 
 use super::interface::Outcome;
+use super::slots::Standing;
 use super::{Context, OpId, Phase, Store};
 use crate::buffer::Buffers;
 
@@ -26,7 +28,10 @@ enum Step {
 impl Store {
     pub(super) fn close_requested(&mut self, id: OpId) {
         self.phase = Phase::Closing(Closing { request: id, checkpoint: Step::Sealing });
-        self.pages.release_all();
+        // What the other copy may lack cannot be vouched for by a seal: it is settled with it after the next start.
+        for slot in self.pages.release_all() {
+            self.slots.get_mut(slot).standing = Standing::Unsettled;
+        }
         self.retry = true;
     }
 

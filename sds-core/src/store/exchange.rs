@@ -16,6 +16,7 @@ use crate::buffer::{BufferClass, Buffers, Span};
 use crate::checksum::Checksum;
 use crate::exchange::{BLOCK_ENTRY_BYTES, BlockEntry, EXTENT_ENTRY_BYTES, ExtentEntry, Medium, PLAN_ENTRY_BYTES, PlanEntry};
 use crate::format::descriptor::BlockInfo;
+use crate::id::ShardSequence;
 use crate::unit::{BLOCK_BYTES, BLOCKS_PER_EXTENT, BlockIndex};
 
 const BLOCKS_PER_CHUNK: u32 = CHUNK_BYTES / BLOCK_BYTES;
@@ -34,7 +35,9 @@ impl Store {
                 let frame = (owner.frame != NO_FRAME).then(|| self.pages.get(owner.frame));
                 let resident = frame.filter(|frame| frame.residence == Residence::Resident);
                 let newest = resident.map(|frame| frame.descriptor.newest());
-                let entry = ExtentEntry { key: owner.key, unsettled: owner.standing != Standing::Settled, damaged: owner.damaged, newest };
+                // What the other copy may lack is as much in question as what a crash left.
+                let unsettled = owner.standing != Standing::Settled || resident.is_some_and(|frame| frame.held.is_some());
+                let entry = ExtentEntry { key: owner.key, unsettled, damaged: owner.damaged, newest };
                 entry.encode(cx.buffers.bytes_mut(span.part(count * EXTENT_ENTRY_BYTES, EXTENT_ENTRY_BYTES)));
                 count += 1;
             }
@@ -140,6 +143,7 @@ impl Store {
             entry.descriptor.set(block, info);
         }
         entry.data_blocks = entry.descriptor.data_blocks();
+        self.pages.release(frame, ShardSequence::new(u64::MAX), self.now);
         self.pages.soil(frame, self.log.resolved());
         self.set_stage(id, Stage::Settling { taken: false });
         self.plans += 1;

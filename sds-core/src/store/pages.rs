@@ -270,13 +270,16 @@ impl Pages {
         }
     }
 
-    /// No write is held any more: the store closes.
-    pub(super) fn release_all(&mut self) {
+    /// No write is held any more: the store closes. Gives the slots of those that were.
+    pub(super) fn release_all(&mut self) -> Vec<u32> {
+        let mut slots = Vec::new();
         while self.held.head != NONE {
             let frame = self.held.head;
+            slots.push(self.get(frame).slot);
             self.get_mut(frame).held = None;
             self.relist(frame);
         }
+        slots
     }
 
     /// Puts a frame into the list it belongs to now.

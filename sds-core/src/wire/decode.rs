@@ -106,7 +106,18 @@ pub fn decode_head(bytes: &[u8]) -> Result<Option<(DecodedHead, usize)>, WireErr
         | Opcode::ReplicateFlush
         | Opcode::ReplicateFlushReply
         | Opcode::Beacon
-        | Opcode::Grant => None,
+        | Opcode::Grant
+        | Opcode::Extents
+        | Opcode::ExtentsReply
+        | Opcode::Blocks
+        | Opcode::BlocksReply
+        | Opcode::Medium
+        | Opcode::MediumReply
+        | Opcode::Copy
+        | Opcode::Settle
+        | Opcode::FreeExtent
+        | Opcode::ResyncReply
+        | Opcode::Resolved => None,
     };
     let (checksum_part, cache_id_part) = if hello.is_some() { (&tail[..0], &tail[..0]) } else { tail.split_at(checksum_bytes) };
     let head = DecodedHead {

@@ -28,6 +28,7 @@
 //!    100    4 checksum of bytes 0..100
 //! ```
 
+use crate::buffer::BufferClass;
 use crate::error::Status;
 use crate::id::{
     ConnectionNumber, DeviceId, Epoch, ExtentIndex, LayerId, MapVersion, RequestId, SessionGeneration, ShardId, ShardSequence, VolumeId,
@@ -81,6 +82,28 @@ pub enum Opcode {
     Beacon = 37,
     /// Answer to `Beacon`: `sequence` echoed, `map_version` the newest that changed a shard of the two.
     Grant = 38,
+    /// Which extents does `device` hold, from the slot `sequence` on?
+    Extents = 39,
+    /// `length` bytes of extent entries ([`crate::exchange`]); `sequence` is the slot to go on at, 0 after the last.
+    ExtentsReply = 40,
+    /// What are the blocks of one extent?
+    Blocks = 41,
+    /// A block list ([`crate::exchange`]), or nothing if the extent is not held.
+    BlocksReply = 42,
+    /// Blocks of one extent as they are on the medium, please, whatever is recorded.
+    Medium = 43,
+    /// Them.
+    MediumReply = 44,
+    /// The primary's bytes for blocks of an extent that is being settled or resynced; `sequence` is not below any of theirs.
+    Copy = 45,
+    /// The plan for an extent ([`crate::exchange`]), to be durable before the answer; `sequence` is not below any in it.
+    Settle = 46,
+    /// Free one extent.
+    FreeExtent = 47,
+    /// Answer to `Copy`, `Settle` and `FreeExtent`.
+    ResyncReply = 48,
+    /// The shard is settled, and everything up to `resolved` is over. Has no answer.
+    Resolved = 49,
 }
 
 impl Opcode {
@@ -107,6 +130,17 @@ impl Opcode {
             36 => Self::ReplicateFlushReply,
             37 => Self::Beacon,
             38 => Self::Grant,
+            39 => Self::Extents,
+            40 => Self::ExtentsReply,
+            41 => Self::Blocks,
+            42 => Self::BlocksReply,
+            43 => Self::Medium,
+            44 => Self::MediumReply,
+            45 => Self::Copy,
+            46 => Self::Settle,
+            47 => Self::FreeExtent,
+            48 => Self::ResyncReply,
+            49 => Self::Resolved,
             _ => return None,
         })
     }
@@ -115,6 +149,21 @@ impl Opcode {
     #[must_use]
     pub const fn to_wire(self) -> u8 {
         self as u8
+    }
+
+    /// Whose budget its payload is received on. An answer never waits for buffers that requests hold: the answer that
+    /// frees those may stand behind it; and one to a resync, under whose lock requests wait, for nothing but its like.
+    #[must_use]
+    pub const fn payload_class(self) -> BufferClass {
+        match self {
+            Self::ReadReply | Self::BlockStatusReply | Self::Replicate | Self::Copy | Self::Settle => BufferClass::Replicate,
+            Self::ExtentsReply | Self::BlocksReply | Self::MediumReply => BufferClass::Internal,
+            Self::Hello | Self::HelloReply | Self::Read | Self::Write | Self::WriteFragment | Self::WriteReply => BufferClass::Client,
+            Self::Zero | Self::Flush | Self::FlushReply | Self::BlockStatus | Self::ReplicateZero => BufferClass::Client,
+            Self::ReplicateReply | Self::ReplicateFlush | Self::ReplicateFlushReply | Self::Beacon => BufferClass::Client,
+            Self::Grant | Self::Extents | Self::Blocks | Self::Medium | Self::FreeExtent | Self::ResyncReply => BufferClass::Client,
+            Self::Resolved => BufferClass::Client,
+        }
     }
 }
 
@@ -131,8 +180,10 @@ impl Flags {
     pub const TRIM: Self = Self(1 << 1);
     /// `ReadReply` without payload: every block asked for reads as zero.
     pub const ALL_ZERO: Self = Self(1 << 2);
+    /// `ExtentsReply`: the device's volatile cache was lost before its store's last start.
+    pub const CACHE_LOST: Self = Self(1 << 3);
     /// Every bit that has a meaning.
-    pub const KNOWN: Self = Self(0b111);
+    pub const KNOWN: Self = Self(0b1111);
 
     /// From its bits.
     #[must_use]

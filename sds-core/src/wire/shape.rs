@@ -8,6 +8,7 @@ use super::error::WireError;
 use super::frame::{Body, Frame};
 use super::header::{Flags, Header, Opcode};
 use crate::error::Status;
+use crate::exchange::{BLOCKS_BYTES, EXTENT_ENTRY_BYTES, PLAN_BYTES};
 use crate::limits::FRAME_PAYLOAD_BYTES_MAX;
 use crate::unit::{BLOCK_BYTES, EXTENT_BYTES};
 
@@ -66,7 +67,9 @@ pub(super) fn check(header: &Header, parts: Parts) -> Result<(), WireError> {
     }
     check_range(header)?;
     let payload = match opcode {
-        Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => header.length,
+        Opcode::Write | Opcode::WriteFragment | Opcode::Replicate | Opcode::Copy => header.length,
+        Opcode::Settle => PLAN_BYTES,
+        Opcode::ExtentsReply | Opcode::BlocksReply | Opcode::MediumReply if header.status == Status::Ok => header.length,
         Opcode::ReadReply if header.status == Status::Ok && !all_zero => header.length,
         Opcode::BlockStatusReply if header.status == Status::Ok => BLOCK_STATUS_BYTES,
         Opcode::Hello
@@ -84,7 +87,16 @@ pub(super) fn check(header: &Header, parts: Parts) -> Result<(), WireError> {
         | Opcode::ReplicateFlush
         | Opcode::ReplicateFlushReply
         | Opcode::Beacon
-        | Opcode::Grant => 0,
+        | Opcode::Grant
+        | Opcode::Extents
+        | Opcode::ExtentsReply
+        | Opcode::Blocks
+        | Opcode::BlocksReply
+        | Opcode::Medium
+        | Opcode::MediumReply
+        | Opcode::FreeExtent
+        | Opcode::ResyncReply
+        | Opcode::Resolved => 0,
     };
     if parts.payload != payload || payload > FRAME_PAYLOAD_BYTES_MAX {
         return Err(WireError::PayloadLength { opcode, found: parts.payload, length: header.length });
@@ -98,6 +110,8 @@ pub(super) fn check(header: &Header, parts: Parts) -> Result<(), WireError> {
         Opcode::ReplicateReply | Opcode::ReplicateFlushReply => 1,
         Opcode::Hello | Opcode::HelloReply | Opcode::Read | Opcode::Write | Opcode::WriteFragment | Opcode::Zero | Opcode::BlockStatus => 0,
         Opcode::Replicate | Opcode::ReplicateZero | Opcode::ReplicateFlush | Opcode::Beacon | Opcode::Grant => 0,
+        Opcode::Extents | Opcode::ExtentsReply | Opcode::Blocks | Opcode::BlocksReply | Opcode::Medium | Opcode::MediumReply => 0,
+        Opcode::Copy | Opcode::Settle | Opcode::FreeExtent | Opcode::ResyncReply | Opcode::Resolved => 0,
     };
     if parts.cache_ids > cache_ids_max {
         return Err(WireError::CacheIdCount { opcode, found: parts.cache_ids });
@@ -110,13 +124,19 @@ fn check_range(header: &Header) -> Result<(), WireError> {
     let whole_blocks = offset.is_multiple_of(BLOCK_BYTES) && length.is_multiple_of(BLOCK_BYTES);
     let inside = length > 0 && offset.checked_add(length).is_some_and(|end| end <= EXTENT_BYTES);
     let fine = match header.opcode {
-        Opcode::Read | Opcode::Write | Opcode::Replicate => inside && whole_blocks && length <= FRAME_PAYLOAD_BYTES_MAX,
+        Opcode::Read | Opcode::Write | Opcode::Replicate | Opcode::Copy | Opcode::Medium => {
+            inside && whole_blocks && length <= FRAME_PAYLOAD_BYTES_MAX
+        }
         Opcode::Zero | Opcode::BlockStatus | Opcode::ReplicateZero => inside && whole_blocks,
         Opcode::WriteFragment => inside && length < BLOCK_BYTES && offset % BLOCK_BYTES + length <= BLOCK_BYTES,
         // An answer's range is its request's; what of it matters is held against the payload.
         Opcode::ReadReply | Opcode::WriteReply | Opcode::BlockStatusReply | Opcode::ReplicateReply => true,
         Opcode::Hello | Opcode::HelloReply | Opcode::Flush | Opcode::FlushReply => true,
         Opcode::ReplicateFlush | Opcode::ReplicateFlushReply | Opcode::Beacon | Opcode::Grant => true,
+        Opcode::ExtentsReply => length.is_multiple_of(EXTENT_ENTRY_BYTES),
+        Opcode::BlocksReply => length == 0 || length == BLOCKS_BYTES,
+        Opcode::Extents | Opcode::Blocks | Opcode::MediumReply | Opcode::ResyncReply | Opcode::Resolved => true,
+        Opcode::Settle | Opcode::FreeExtent => true,
     };
     if fine { Ok(()) } else { Err(WireError::Range { opcode: header.opcode, offset, length }) }
 }
@@ -126,6 +146,7 @@ const fn flags_allowed(opcode: Opcode) -> Flags {
         Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => Flags::DURABLE,
         Opcode::Zero | Opcode::ReplicateZero => Flags::DURABLE.with(Flags::TRIM),
         Opcode::ReadReply => Flags::ALL_ZERO,
+        Opcode::ExtentsReply => Flags::CACHE_LOST,
         Opcode::Hello
         | Opcode::HelloReply
         | Opcode::Read
@@ -138,7 +159,17 @@ const fn flags_allowed(opcode: Opcode) -> Flags {
         | Opcode::ReplicateFlush
         | Opcode::ReplicateFlushReply
         | Opcode::Beacon
-        | Opcode::Grant => Flags::NONE,
+        | Opcode::Grant
+        | Opcode::Extents
+        | Opcode::Blocks
+        | Opcode::BlocksReply
+        | Opcode::Medium
+        | Opcode::MediumReply
+        | Opcode::Copy
+        | Opcode::Settle
+        | Opcode::FreeExtent
+        | Opcode::ResyncReply
+        | Opcode::Resolved => Flags::NONE,
     }
 }
 
@@ -146,7 +177,9 @@ const fn is_request(opcode: Opcode) -> bool {
     match opcode {
         Opcode::Hello | Opcode::Read | Opcode::Write | Opcode::WriteFragment | Opcode::Zero | Opcode::Flush | Opcode::BlockStatus => true,
         Opcode::Replicate | Opcode::ReplicateZero | Opcode::ReplicateFlush | Opcode::Beacon => true,
+        Opcode::Extents | Opcode::Blocks | Opcode::Medium | Opcode::Copy | Opcode::Settle | Opcode::FreeExtent | Opcode::Resolved => true,
         Opcode::HelloReply | Opcode::ReadReply | Opcode::WriteReply | Opcode::FlushReply | Opcode::BlockStatusReply => false,
         Opcode::ReplicateReply | Opcode::ReplicateFlushReply | Opcode::Grant => false,
+        Opcode::ExtentsReply | Opcode::BlocksReply | Opcode::MediumReply | Opcode::ResyncReply => false,
     }
 }

@@ -3,7 +3,11 @@
 //! What this must not know: any rule of the nodes.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test harness")]
 
+pub mod mdm;
+pub mod user;
+
 use crate::replica_rig::*;
+use mdm::Mdm;
 use sds_core::buffer::{BufferClass, Buffers, Span};
 use sds_core::id::*;
 use sds_core::machine::LinkId;
@@ -24,7 +28,11 @@ pub struct Pair {
     pub refuses: [bool; 2],
     /// Whether frames to a node are held back, and its port does not answer.
     pub held: [bool; 2],
+    /// Nodes whose process has ended.
+    pub dead: [bool; 2],
     pub version: u64,
+    /// Carries out what the nodes propose, if set.
+    pub mdm: Option<Mdm>,
     next_link: u64,
 }
 
@@ -64,7 +72,9 @@ impl Pair {
             links: Vec::new(),
             refuses: [false; 2],
             held: [false; 2],
+            dead: [false; 2],
             version: 10,
+            mdm: None,
             next_link: PEER_LINKS,
         }
     }
@@ -102,12 +112,14 @@ impl Pair {
         let until = self.now().plus(span);
         loop {
             while self.step() {}
-            let due = self.nodes.iter().filter_map(|node| node.replica.deadline()).min();
+            let dead = self.dead;
+            let alive = |at: &usize| !dead[*at];
+            let due = (0..2).filter(alive).filter_map(|at| self.nodes[at].replica.deadline()).min();
             let at = due.unwrap_or(Nanos::NEVER).max(self.now());
             if at > until {
                 break;
             }
-            for node in &mut self.nodes {
+            for (_, node) in self.nodes.iter_mut().enumerate().filter(|(at, _)| !dead[*at]) {
                 node.now = at;
                 if node.replica.deadline().is_some_and(|due| due <= at) {
                     node.input(Input::Wake);
@@ -121,11 +133,11 @@ impl Pair {
 
     /// One disk request, frame or connection; `false` when there is none.
     pub fn step(&mut self) -> bool {
-        (0..2).any(|at| self.step_disk(at)) || (0..2).any(|at| self.connect(at)) || (0..2).any(|to| self.deliver(to))
+        self.step_mdm() || (0..2).any(|at| self.step_disk(at)) || (0..2).any(|at| self.connect(at)) || (0..2).any(|to| self.deliver(to))
     }
 
     pub fn step_disk(&mut self, at: usize) -> bool {
-        let some = !self.nodes[at].sent.is_empty();
+        let some = !self.dead[at] && !self.nodes[at].sent.is_empty();
         if some {
             self.nodes[at].complete(0);
         }
@@ -134,6 +146,9 @@ impl Pair {
 
     /// Answers a node's wish for a link.
     pub fn connect(&mut self, from: usize) -> bool {
+        if self.dead[from] {
+            return false;
+        }
         let Some(place) =
             self.nodes[from].connects.iter().position(|wanted| self.refuses[1 - from] || !self.held[usize::from(*wanted == sds(1))])
         else {

@@ -101,11 +101,11 @@ impl Disk {
     }
 }
 
-fn options() -> StoreOptions {
+fn options(boot: u128) -> StoreOptions {
     StoreOptions {
         device_bytes: ByteCount::new(DEVICE_BYTES),
         system: SYSTEM,
-        boot: BOOT,
+        boot: BootId::new(boot),
         volatile_cache: true,
         descriptor_cache_bytes: 1 << 20,
         requests_max: 256,
@@ -242,6 +242,8 @@ pub struct Node {
     pub fail_writes_from: Option<u64>,
     pub view: ViewUpdate,
     pub incarnation: Incarnation,
+    /// The host's boot.
+    pub boot: u128,
     out: Outbox<Effect>,
     next_link: u64,
     next_request: u64,
@@ -312,10 +314,16 @@ impl Node {
             fail_writes_from: None,
             view,
             incarnation: Incarnation::new(incarnation),
+            boot: BOOT.get(),
             out: Outbox::new(),
             next_link: 1,
             next_request: 1,
         }
+    }
+
+    /// Requests and links are numbered on from those of a former life.
+    pub fn next_numbers_from(&mut self, former: &Self) {
+        (self.next_link, self.next_request) = (former.next_link, former.next_request);
     }
 
     pub fn add_devices(&mut self) {
@@ -325,7 +333,7 @@ impl Node {
     }
 
     pub fn add_device(&mut self, slot: u16) {
-        self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options() });
+        self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options(self.boot) });
     }
 
     pub fn register(&mut self) {

@@ -498,25 +498,7 @@ pub(super) fn payload_of(frame: &Frame) -> Option<Span> {
 /// The budget a payload is received from, as in the ring: answers before requests.
 fn class_of(head: &[u8]) -> BufferClass {
     match decode_head(head) {
-        Ok(Some((decoded, _))) => match decoded.header().opcode {
-            Opcode::ReadReply | Opcode::BlockStatusReply | Opcode::Replicate => BufferClass::Replicate,
-            Opcode::Hello
-            | Opcode::HelloReply
-            | Opcode::Read
-            | Opcode::Write
-            | Opcode::WriteFragment
-            | Opcode::WriteReply
-            | Opcode::Zero
-            | Opcode::Flush
-            | Opcode::FlushReply
-            | Opcode::BlockStatus
-            | Opcode::ReplicateZero
-            | Opcode::ReplicateReply
-            | Opcode::ReplicateFlush
-            | Opcode::ReplicateFlushReply
-            | Opcode::Beacon
-            | Opcode::Grant => BufferClass::Client,
-        },
+        Ok(Some((decoded, _))) => decoded.header().opcode.payload_class(),
         Ok(None) | Err(_) => BufferClass::Client,
     }
 }

@@ -15,7 +15,7 @@ use crate::protocol::membership::{Change, Proposal, Standing};
 use crate::replica::interface::{DeviceSlot, Effect};
 use crate::replica::links::PartyId;
 use crate::replica::request::{Kind, Route};
-use crate::replica::view::pair::Broken;
+use crate::replica::view::pair::{Broken, JoinStage, Pair, Side};
 use crate::replica::{Phase, Replica, Turn};
 use crate::unit::Nanos;
 use crate::wire::{Frame, Header, Opcode};
@@ -26,6 +26,9 @@ const BEACON_EVERY: Nanos = Nanos::from_millis(200);
 const SILENCE_MAX: Nanos = Nanos::from_millis(1000);
 /// Pause before a proposal is made again.
 const PROPOSE_EVERY: Nanos = Nanos::from_millis(1000);
+
+/// Shards that a secondary is told of at one beacon.
+const TOLD_AT_ONCE_MAX: usize = 1024;
 
 const _: () = assert!(BEACON_EVERY.get() * 4 <= SILENCE_MAX.get(), "one lost beacon is no silence");
 
@@ -40,6 +43,7 @@ impl Replica {
             self.tend_peer_link(index, turn);
             self.send_beacon(index, turn);
             self.send_forwards(index, turn);
+            self.tell_resolved(index, turn);
             self.propose_losses(index, turn);
         }
         match self.peers.grace_due {
@@ -56,10 +60,17 @@ impl Replica {
         let peer = self.peers.get_mut(index);
         let LinkState::Ready { link, number } = peer.state else { return };
         if peer.leads == 0 {
-            return;
+            // Once more after the last: what has been taken from us is ours no longer, and that ends the other's grace.
+            let confirms = peer.led_before && peer.changed_at > peer.confirms;
+            peer.confirms = peer.changed_at;
+            if !confirms {
+                return;
+            }
+            peer.beacon_due = turn.now;
         }
         if turn.now >= peer.beacon_due {
             peer.beacon_due = turn.now.plus(BEACON_EVERY);
+            peer.tell_due = true;
             let mut header = Header::new(Opcode::Beacon);
             header.connection = number;
             header.sequence = ShardSequence::new(turn.now.get());
@@ -70,15 +81,60 @@ impl Replica {
         self.peers.wake_by(due);
     }
 
+    /// Says at each beacon what is over and has not been said, so that the secondary can seal, and knows that it is settled.
+    fn tell_resolved(&mut self, index: PeerIndex, turn: &mut Turn<'_, impl Buffers>) {
+        let LinkState::Ready { link, number } = self.peers.get(index).state else { return };
+        if !core::mem::take(&mut self.peers.get_mut(index).tell_due) {
+            return;
+        }
+        let version = self.view.version();
+        let to_tell = |pair: &mut Pair| pair.next_telling().filter(|_| pair.side == Side::Primary && pair.joiner.is_none());
+        for (shard, epoch, other, resolved) in self.view.tell_with(index, to_tell).take(TOLD_AT_ONCE_MAX) {
+            let header = Header {
+                connection: number,
+                device: other.device,
+                shard,
+                epoch,
+                resolved,
+                map_version: version,
+                ..Header::new(Opcode::Resolved)
+            };
+            turn.out.push(Effect::Send { link, frame: Frame::bare(header) });
+        }
+    }
+
+    /// A sweep has ended: the secondaries are told soon.
+    pub(in crate::replica) fn tell_resolved_soon(&mut self) {
+        for index in self.peers.indices() {
+            self.peers.get_mut(index).tell_due = true;
+        }
+        self.peers.due = Nanos::ZERO;
+    }
+
+    /// Something is to be proposed about shards shared with a peer.
+    pub(in crate::replica) fn propose_soon(&mut self, index: PeerIndex) {
+        let peer = self.peers.get_mut(index);
+        (peer.broken, peer.propose_due) = (true, Nanos::ZERO);
+        self.peers.due = Nanos::ZERO;
+    }
+
     /// A primary asks for its lease.
     pub(in crate::replica) fn take_beacon(&mut self, link: LinkId, party: PartyId, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
         let PartyId::Peer(sds) = party else { unreachable!("clients send no beacons") };
         if matches!(self.phase, Phase::Closing | Phase::Stopped) {
             return;
         }
-        let index = self.peers.index(sds, turn.now);
+        // One that shares nothing with us has no lease to ask for.
+        let Some(index) = self.peers.find(sds) else { return };
         let peer = self.peers.get_mut(index);
         peer.asked = turn.now;
+        if frame.header.map_version > peer.confirmed {
+            peer.confirmed = frame.header.map_version;
+            // A grace may be over by this.
+            self.peers.grace_due = self.peers.grace_due.map(|_| turn.now);
+            self.peers.due = Nanos::ZERO;
+        }
+        let peer = self.peers.get_mut(index);
         peer.granted.grant(turn.now);
         peer.granted_at = turn.now;
         let mut header = frame.header;
@@ -91,6 +147,7 @@ impl Replica {
     }
 
     pub(super) fn take_grant(&mut self, index: PeerIndex, header: &Header, turn: &mut Turn<'_, impl Buffers>) {
+        self.peers.get_mut(index).answered = turn.now;
         let view = self.view.version();
         if header.map_version > view {
             return self.pull(header.map_version, turn);
@@ -114,7 +171,7 @@ impl Replica {
         let (Some(own), Some(entry)) = (self.own_member(route.slot), self.view.entry(route.pool, route.shard)) else { return false };
         let pair = self.view.pair(route.pool, route.shard);
         let lease = pair.map(|pair| self.peers.get(pair.peer).lease).unwrap_or_default();
-        may_answer_read(entry, own, None, &lease, self.now, &self.peers.terms)
+        may_answer_read(entry, own, pair.and_then(Pair::needed_joiner), &lease, self.now, &self.peers.terms)
     }
 
     /// Whether a shard's leases allow it (I9).
@@ -124,6 +181,7 @@ impl Replica {
             Kind::Read | Kind::BlockStatus => self.grace_is_over(route) && self.may_read(route),
             Kind::Write | Kind::Fragment | Kind::Zero => self.grace_is_over(route),
             Kind::Replicate | Kind::ReplicateZero | Kind::ReplicateFlush => unreachable!("of a peer"),
+            Kind::Extents | Kind::Blocks | Kind::Medium | Kind::Copy | Kind::Settle | Kind::FreeExtent => unreachable!("of a peer"),
         }
     }
 
@@ -134,17 +192,19 @@ impl Replica {
     /// The two copies of a shard have come apart: one of them has to leave the set.
     pub(in crate::replica) fn break_pair(&mut self, pool: PoolId, shard: ShardId, broken: Broken) {
         let Some(pair) = self.view.pair_mut(pool, shard) else { return };
-        if pair.broken.is_none() {
+        let peer = pair.peer;
+        if matches!(pair.joiner, Some(JoinStage::Apart | JoinStage::Sweeping | JoinStage::Flushing)) {
+            // It is no member yet: what it has been given is given anew.
+            self.abandon_sweeps_after_refusal(peer);
+        } else if pair.broken.is_none() {
             pair.broken = Some(broken);
-            let peer = self.peers.get_mut(pair.peer);
-            (peer.broken, peer.propose_due) = (true, Nanos::ZERO);
-            self.peers.due = Nanos::ZERO;
+            self.propose_soon(peer);
         }
     }
 
     /// A device of ours has failed: its shards go on without it.
     pub(in crate::replica) fn break_pairs_of(&mut self, slot: DeviceSlot) {
-        for pair in self.view.pairs_mut().filter(|pair| pair.slot == slot) {
+        for pair in self.view.pairs_mut().filter(|pair| pair.slot == slot && pair.broken != Some(Broken::Own)) {
             pair.broken = Some(Broken::Own);
             let peer = self.peers.get_mut(pair.peer);
             (peer.broken, peer.propose_due) = (true, Nanos::ZERO);
@@ -157,8 +217,9 @@ impl Replica {
         let peer = self.peers.get(index);
         let is_ready = matches!(peer.state, LinkState::Ready { .. });
         let comes_to_us = self.links.of(PartyId::Peer(peer.sds)).is_some();
-        let no_answers = peer.leads > 0 && (turn.now.since(peer.answered) >= SILENCE_MAX || (!is_ready && peer.refused));
-        let no_requests = peer.follows > 0 && (turn.now.since(peer.asked) >= SILENCE_MAX || (!comes_to_us && peer.refused));
+        let no_answers = peer.leads > 0 && (peer.ended || turn.now.since(peer.answered) >= SILENCE_MAX || (!is_ready && peer.refused));
+        let quiet = turn.now.since(peer.asked) >= SILENCE_MAX || (!comes_to_us && (peer.refused || peer.ended));
+        let no_requests = peer.follows > 0 && quiet;
         let (leads, follows, answered, asked) = (peer.leads, peer.follows, peer.answered, peer.asked);
         if !no_answers && leads > 0 {
             self.peers.wake_by(answered.plus(SILENCE_MAX));
@@ -167,6 +228,9 @@ impl Replica {
             self.peers.wake_by(asked.plus(SILENCE_MAX));
         }
         let lost = no_answers || no_requests;
+        if no_answers {
+            self.abandon_sweeps(index, turn);
+        }
         if self.phase != Phase::Running && self.phase != Phase::Draining || !(lost || self.peers.get(index).broken) {
             return;
         }
@@ -190,17 +254,24 @@ impl Replica {
 
     fn losses(&self, index: PeerIndex, lost: bool) -> Vec<(PoolId, ShardId, Proposal)> {
         let shared = self.view.pairs().filter(|(.., pair)| pair.peer == index);
+        let present = self.peers.get(index).addressed;
+        // Some shard may name a life of the peer that is over already by what another says.
+        let gone = |pair: &Pair| lost || pair.other.incarnation < present;
         let mut proposals: Vec<_> = shared
             .filter_map(|(pool, shard, base, pair)| {
                 let complete = pair.window.resolved();
-                let change = match pair.broken {
-                    Some(Broken::Own) => Change::Yield { complete },
-                    Some(Broken::Other) => Change::Shrink { complete },
-                    None if lost => Change::Shrink { complete },
-                    None => return None,
+                let settled = self.view.is_settled(pool, shard);
+                let change = match (pair.joiner, pair.broken) {
+                    (Some(JoinStage::Proposed), _) if pair.side == Side::Primary => Change::Grow,
+                    (Some(_), _) => return None,
+                    (None, Some(Broken::Own)) => Change::Yield { complete },
+                    (None, Some(Broken::Other)) => Change::Shrink { complete },
+                    // If the other has restarted: both begin anew. If not, it is refused.
+                    (None, None) if gone(pair) && !settled => Change::Reform,
+                    (None, None) if gone(pair) => Change::Shrink { complete },
+                    (None, None) => return None,
                 };
-                let settled = self.devices.get(pair.slot).is_some_and(|device| device.state == crate::replica::devices::State::Open);
-                let may = pair.broken == Some(Broken::Own) || Standing { in_sync: true, settled }.may_ask_to_shrink();
+                let may = !matches!(change, Change::Shrink { .. }) || Standing { in_sync: true, settled }.may_ask_to_shrink();
                 may.then_some((pool, shard, Proposal { base, proposer: Some(pair.own), change }))
             })
             .collect();

@@ -10,8 +10,10 @@ use crate::collections::OpId;
 use crate::error::Status;
 use crate::id::{ConnectionNumber, SdsId};
 use crate::machine::LinkId;
+use crate::replica::intake::CONNECTIONS_MAX;
 use crate::replica::interface::Effect;
 use crate::replica::links::PartyId;
+use crate::replica::resync::ask::is_question;
 use crate::replica::{Phase, Replica, Turn};
 use crate::unit::Nanos;
 use crate::wire::{Body, CacheIds, Frame, Header, Hello, Opcode, Party};
@@ -29,7 +31,7 @@ impl Replica {
             return turn.out.push(Effect::Close { link });
         };
         let number = ConnectionNumber::new(self.peers.next_connection);
-        self.peers.next_connection += 1;
+        self.peers.next_connection = self.peers.next_connection.saturating_add(1);
         let give_up_at = turn.now.plus(GREETING_MAX);
         self.peers.wake_by(give_up_at);
         let peer = self.peers.get_mut(index);
@@ -71,6 +73,7 @@ impl Replica {
             }
             self.peers.get_mut(index).queue.push_front(id);
         }
+        self.abandon_sweeps(index, turn);
     }
 
     /// Closes a link of ours and goes on without it.
@@ -85,14 +88,20 @@ impl Replica {
     /// A frame came over a link of ours.
     pub(in crate::replica) fn take_peer_frame(&mut self, index: PeerIndex, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) {
         let header = &frame.header;
-        let sound = frame.check().is_ok() && matches!(frame.body, Body::Empty);
-        self.peers.get_mut(index).answered = turn.now;
+        let is_question = is_question(header.request);
+        let sound = frame.check().is_ok() && (is_question || matches!(frame.body, Body::Empty));
         match (self.peers.get(index).state, header.opcode) {
             (LinkState::Greeting { link, number, .. }, Opcode::HelloReply) if sound => self.peer_greeted(index, link, number, header, turn),
             (LinkState::Ready { number, .. }, _) if !sound || header.connection != number => {
                 crate::replica::intake::release_body(frame, turn);
                 self.drop_peer_link(index, turn);
             }
+            (LinkState::Ready { .. }, Opcode::ExtentsReply | Opcode::BlocksReply | Opcode::MediumReply | Opcode::ResyncReply)
+                if is_question =>
+            {
+                self.take_asked_other(index, frame, turn);
+            }
+            (LinkState::Ready { .. }, Opcode::ReplicateFlushReply) if is_question => self.take_asked_other(index, frame, turn),
             (LinkState::Ready { .. }, Opcode::ReplicateReply | Opcode::ReplicateFlushReply) => self.take_forwarded(index, frame, turn),
             (LinkState::Ready { .. }, Opcode::Grant) => self.take_grant(index, header, turn),
             (LinkState::Ready { .. } | LinkState::Greeting { .. }, _) => {
@@ -112,19 +121,37 @@ impl Replica {
         turn: &mut Turn<'_, impl Buffers>,
     ) {
         if header.status != Status::Ok {
+            // Another life than the one we mean, or one that takes no more: it is lost to the shards we share.
+            if matches!(header.status, Status::MapStale | Status::Stopping) {
+                self.peer_has_ended(index);
+            }
             // What it has had before counts: this life of ours may have been here under a clock set back.
-            self.peers.next_connection = self.peers.next_connection.max(header.connection.get().saturating_add(1));
+            self.peers.next_connection = self.peers.next_connection.max(header.connection.get().saturating_add(1)).min(CONNECTIONS_MAX);
             if header.map_version > self.view.version() {
                 self.pull(header.map_version, turn);
             }
             return self.drop_peer_link(index, turn);
         }
         let peer = self.peers.get_mut(index);
+        peer.answered = turn.now;
         peer.state = LinkState::Ready { link, number };
         peer.beacon_due = turn.now;
         peer.paused_until = turn.now;
         self.peers.due = Nanos::ZERO;
+        for pair in self.view.pairs_mut().filter(|pair| pair.peer == index) {
+            pair.tell_again();
+        }
+        self.resync.look_soon();
         self.send_forwards(index, turn);
+    }
+
+    /// The life of a peer that we mean has ended, or is about to: no shard we share waits for it.
+    pub(super) fn peer_has_ended(&mut self, index: PeerIndex) {
+        let peer = self.peers.get_mut(index);
+        if !peer.ended {
+            (peer.ended, peer.propose_due) = (true, Nanos::ZERO);
+            self.peers.due = Nanos::ZERO;
+        }
     }
 
     /// Opens, closes and gives up links as time and roles ask for it.

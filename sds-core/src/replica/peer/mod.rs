@@ -18,8 +18,8 @@ pub(super) mod window;
 
 use super::view::pair::Side;
 use crate::collections::{OpId, SlotTable};
-use crate::id::{ConnectionNumber, Incarnation, MapVersion, SdsId};
-use crate::limits::REPLICATE_FANOUT_MAX;
+use crate::id::{ConnectionNumber, Epoch, Incarnation, MapVersion, SdsId};
+use crate::limits::{REPLICATE_FANOUT_MAX, REQUESTS_PER_CONNECTION_MAX};
 use crate::machine::LinkId;
 use crate::map::Member;
 use crate::protocol::lease::{Granted, Lease, Terms};
@@ -50,10 +50,18 @@ pub(super) struct Peer {
     leads: usize,
     /// Shards that it is the primary of, and we the secondary.
     follows: usize,
+    led_before: bool,
+    followed_before: bool,
     /// When it last answered, or became of interest.
     answered: Nanos,
     /// When it last asked, or became of interest.
     asked: Nanos,
+    /// The life of it that we mean has ended, or is about to: it has said so.
+    ended: bool,
+    /// Newest version that it has confirmed by a request of its own.
+    pub(super) confirmed: MapVersion,
+    /// Writes on their way to it.
+    waiting: usize,
     /// Its port refused our last try: its process has ended.
     pub(super) refused: bool,
     /// What it has granted us.
@@ -64,6 +72,10 @@ pub(super) struct Peer {
     /// Newest version that changed a shard of the two.
     pub(super) changed_at: MapVersion,
     beacon_due: Nanos,
+    /// Its secondaries are to be told what is over.
+    tell_due: bool,
+    /// Newest change of our shards that it has been told of although we lead none with it any more.
+    confirms: MapVersion,
     /// Not before then is anything proposed (again).
     pub(super) propose_due: Nanos,
     /// Some shard's copies have come apart, here or there.
@@ -76,12 +88,21 @@ pub(super) struct Peer {
     paused_until: Nanos,
 }
 
+impl Peer {
+    /// Whether our link to it is there.
+    pub(super) const fn is_ready(&self) -> bool {
+        matches!(self.state, LinkState::Ready { .. })
+    }
+}
+
 /// What is on its way to a peer for one request.
 #[derive(Clone, Copy, Debug)]
 struct Forward {
     op: OpId,
     peer: PeerIndex,
     member: Member,
+    /// Epoch with which the pair began, of a write.
+    since: Epoch,
     /// Order in which they were made.
     serial: u64,
     is_flush: bool,
@@ -132,14 +153,21 @@ impl Peers {
                 addressed: Incarnation::new(0),
                 leads: 0,
                 follows: 0,
+                led_before: false,
+                followed_before: false,
                 answered: now,
                 asked: now,
+                ended: false,
+                confirmed: MapVersion::default(),
+                waiting: 0,
                 refused: false,
                 lease: Lease::default(),
                 granted: Granted::default(),
                 granted_at: Nanos::ZERO,
                 changed_at: MapVersion::default(),
                 beacon_due: Nanos::ZERO,
+                tell_due: false,
+                confirms: MapVersion::default(),
                 propose_due: Nanos::ZERO,
                 broken: false,
                 queue: VecDeque::with_capacity(self.queue_capacity),
@@ -172,6 +200,23 @@ impl Peers {
         self.due = self.due.min(at);
     }
 
+    /// A place on a peer's link for one more frame that has an answer; `None` when it is not there or full.
+    pub(super) fn take_place(&mut self, index: PeerIndex) -> Option<(LinkId, ConnectionNumber)> {
+        let peer = self.get_mut(index);
+        let LinkState::Ready { link, number } = peer.state else { return None };
+        if peer.outstanding >= REQUESTS_PER_CONNECTION_MAX {
+            return None;
+        }
+        peer.outstanding += 1;
+        Some((link, number))
+    }
+
+    /// An answer has come.
+    pub(super) fn give_place(&mut self, index: PeerIndex) {
+        let peer = self.get_mut(index);
+        peer.outstanding = peer.outstanding.saturating_sub(1);
+    }
+
     /// A peer asks something of us.
     pub(super) fn heard(&mut self, sds: SdsId, now: Nanos) {
         if let Some(index) = self.find(sds) {
@@ -193,6 +238,7 @@ impl Peers {
     fn remove_forward(&mut self, id: OpId) {
         let Some(forward) = self.forwards.remove(id) else { return };
         self.flushes -= usize::from(forward.is_flush);
+        self.get_mut(forward.peer).waiting -= usize::from(!forward.is_flush);
         if !forward.sent {
             self.get_mut(forward.peer).queue.retain(|queued| *queued != id);
         }
@@ -213,6 +259,7 @@ impl Peers {
     /// Roles are about to be worked out anew.
     pub(super) fn forget_roles(&mut self) {
         for peer in &mut self.list {
+            (peer.led_before, peer.followed_before) = (peer.leads > 0, peer.follows > 0);
             (peer.leads, peer.follows) = (0, 0);
         }
         self.due = Nanos::ZERO;
@@ -224,12 +271,17 @@ impl Peers {
         if life > peer.addressed {
             peer.addressed = life;
             peer.lease = Lease::default();
-            (peer.answered, peer.asked, peer.refused) = (now, now, false);
+            (peer.answered, peer.asked, peer.refused, peer.ended) = (now, now, false, false);
         }
-        match side {
-            Side::Primary => peer.leads += 1,
-            Side::Secondary => peer.follows += 1,
+        let (count, before, heard) = match side {
+            Side::Primary => (&mut peer.leads, peer.led_before, &mut peer.answered),
+            Side::Secondary => (&mut peer.follows, peer.followed_before, &mut peer.asked),
+        };
+        // Nothing was to be heard of it until now.
+        if *count == 0 && !before {
+            *heard = now;
         }
+        *count += 1;
     }
 
     /// Shards were taken over from this peer: they are served when its last lease is over.

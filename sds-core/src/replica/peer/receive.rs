@@ -5,18 +5,22 @@
 //! and not applied again; nothing at or above the device's durable ceiling is applied.
 
 use super::super::admit::{DeviceTable, Serving, Verdict, blocks_around};
+use crate::buffer::Buffers;
 use crate::collections::OpId;
 use crate::error::Status;
-use crate::id::{Incarnation, TreeId, Version};
+use crate::id::{Incarnation, PoolId, TreeId, Version};
+use crate::limits::SEQUENCE_HEADROOM;
 use crate::map::Member;
 use crate::protocol::fence::{self, EpochFence};
-use crate::replica::Replica;
 use crate::replica::interface::DeviceSlot;
 use crate::replica::links::PartyId;
 use crate::replica::request::{Kind, Request, Route};
 use crate::replica::view::pair::Side;
+use crate::replica::{Replica, Turn};
+use crate::shard::shard_of;
 use crate::store::interface::{BlockRange, ExtentKey};
-use crate::unit::BlockIndex;
+use crate::unit::{BlockIndex, EXTENT_BYTES};
+use crate::wire::Header;
 
 impl Replica {
     /// Checks a request of a peer. Its shape ([`crate::wire::Frame::check`]) was checked before.
@@ -28,10 +32,15 @@ impl Replica {
             return Verdict::Park { pull: None, late: Status::NotReady };
         };
         let serving = self.devices.serving(slot);
-        if request.kind == Kind::ReplicateFlush {
+        if matches!(request.kind, Kind::ReplicateFlush | Kind::Extents) {
+            // Asked only by who has the other copy of something on it.
+            let is_partner = self.view.pairs().any(|(.., pair)| pair.slot == slot && self.is_from(request.party, pair.other));
+            if !is_partner {
+                return Verdict::Park { pull: Some(seen_by_now), late: Status::NotReady };
+            }
             let key = ExtentKey::default();
             let range = BlockRange { first: BlockIndex::ZERO, count: 1 };
-            let route = Route { slot, key, range, pool: crate::id::PoolId::default(), shard: header.shard, epoch: header.epoch };
+            let route = Route { slot, key, range, pool: PoolId::default(), shard: header.shard, epoch: header.epoch };
             return serve(serving, route);
         }
         let ahead = Verdict::Park { pull: Some(seen_by_now), late: Status::NotReady };
@@ -44,31 +53,56 @@ impl Replica {
             EpochFence::Same => {}
         }
         let Some(pair) = self.view.pair(pool, header.shard) else { return Verdict::Park { pull: None, late: Status::NotReady } };
+        let tree = TreeId::new(header.volume.get());
+        if shard_of(tree, header.extent, self.view.shard_count(pool)) != header.shard || self.is_beyond(pool, header) {
+            return Verdict::Refuse(Status::Invalid);
+        }
         if pair.side != Side::Secondary || pair.slot != slot || !self.is_from(request.party, pair.other) {
             // At one epoch there is one primary, and it is not this sender.
             return Verdict::Refuse(Status::Invalid);
         }
         let key = ExtentKey { tree: TreeId::new(header.volume.get()), extent: header.extent, layer: header.layer };
-        let range = blocks_around(header.offset, header.length);
+        // Of the extent as a whole, where no blocks are named.
+        let range = blocks_around(header.offset % EXTENT_BYTES, header.length.clamp(1, EXTENT_BYTES - header.offset % EXTENT_BYTES));
         serve(serving, Route { slot, key, range, pool, shard: header.shard, epoch: header.epoch })
     }
 
-    fn is_from(&self, party: PartyId, member: Member) -> bool {
+    /// Whether a primary's numbers are such as no primary of this epoch gives out: further ahead than it may be.
+    fn is_beyond(&self, pool: PoolId, header: &Header) -> bool {
+        let entry = self.view.entry(pool, header.shard);
+        let known = self.view.next_sequence(pool, header.shard).max(entry.map(|entry| entry.first_sequence).unwrap_or_default());
+        header.sequence.get() > known.get().saturating_add(SEQUENCE_HEADROOM) || header.resolved > header.sequence.max(known)
+    }
+
+    pub(in crate::replica) fn is_from(&self, party: PartyId, member: Member) -> bool {
         let PartyId::Peer(sds) = party else { return false };
         let life = self.links.of(party).map(|(_, life)| life);
         self.view.owner(member.device) == Some(sds) && life == Some(member.incarnation)
     }
 
     /// What was checked is held against what was applied: `Some` when the answer is known already.
-    pub(in crate::replica) fn take_replicate(&mut self, op: OpId, route: &Route) -> Option<Result<(), Status>> {
+    pub(in crate::replica) fn take_replicate(
+        &mut self,
+        op: OpId,
+        route: &Route,
+        turn: &mut Turn<'_, impl Buffers>,
+    ) -> Option<Result<(), Status>> {
         let request = self.requests.get_mut(op)?;
-        if !matches!(request.kind, Kind::Replicate | Kind::ReplicateZero) {
+        let (sequence, resolved) = (request.header.sequence, request.header.resolved);
+        if matches!(request.kind, Kind::Copy | Kind::Settle) {
+            request.version = Some(Version { sequence, epoch: route.epoch });
+            self.view.saw_sequence(route.pool, route.shard, sequence);
+        }
+        if !request.kind.is_replicate() {
             return None;
         }
-        let (sequence, resolved) = (request.header.sequence, request.header.resolved);
         request.version = Some(Version { sequence, epoch: route.epoch });
+        if self.deleted.contains(&route.key.tree) {
+            // Its extents have been freed here, and nobody will ever name them again.
+            return Some(Ok(()));
+        }
+        self.heard_resolved(route.pool, route.shard, resolved, turn);
         let pair = self.view.pair_mut(route.pool, route.shard)?;
-        pair.window.advance_to(resolved);
         if pair.window.contains(sequence) {
             return Some(Ok(()));
         }
@@ -85,6 +119,7 @@ impl Replica {
             && pair.side == Side::Secondary
         {
             pair.window.insert(version.sequence);
+            pair.hold(version.sequence, route.key);
         }
     }
 

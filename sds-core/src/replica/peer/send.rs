@@ -8,14 +8,15 @@ use super::{Forward, LinkState, PeerIndex};
 use crate::buffer::Buffers;
 use crate::collections::OpId;
 use crate::error::Status;
-use crate::id::{RequestId, VolumeId};
+use crate::id::{Epoch, PoolId, RequestId, ShardId, ShardSequence, Version, VolumeId};
 use crate::limits::{REPLICATE_FANOUT_MAX, REQUESTS_PER_CONNECTION_MAX};
 use crate::map::Member;
 use crate::protocol::acknowledge::{may_acknowledge, needed};
+use crate::replica::admit::is_of_this_map;
 use crate::replica::answer::Answer;
 use crate::replica::interface::{DeviceSlot, Effect};
 use crate::replica::request::{Half, Kind, Request, Room, Route, Stage};
-use crate::replica::view::pair::Broken;
+use crate::replica::view::pair::{Broken, JoinStage, Pair, Side};
 use crate::replica::{Replica, Turn};
 use crate::unit::{BLOCK_BYTES, Nanos};
 use crate::wire::{Body, Flags, Frame, Header, Opcode};
@@ -28,12 +29,22 @@ impl Replica {
     pub(in crate::replica) fn forward_write(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(request) = self.requests.get(op) else { return };
         let Some(route) = request.route else { unreachable!("routed before") };
-        let Some(pair) = self.view.pair(route.pool, route.shard) else { return };
-        let (peer, member) = (pair.peer, pair.other);
-        let id = self.forward(op, peer, member, false);
+        let sequence = request.version.map(|version| version.sequence).unwrap_or_default();
+        let Some(pair) = self.view.pair_mut(route.pool, route.shard) else { return };
+        let (peer, member, since) = (pair.peer, pair.other, pair.since);
+        let goes = match pair.joiner {
+            None | Some(JoinStage::Flushing | JoinStage::Proposed) => true,
+            Some(JoinStage::Apart) => false,
+            Some(JoinStage::Sweeping) => self.resync.goes_to_joiner(route.slot, member, route.shard, route.key),
+        };
+        if !goes {
+            return;
+        }
+        pair.hold(sequence, route.key);
+        let id = self.forward(op, peer, member, since, false);
         if let Some(request) = self.requests.get_mut(op) {
             request.forward = Some(id);
-            request.other = Some(member);
+            request.other = Some((member, since));
             request.remote = Half::Pending;
         }
         self.send_forwards(peer, turn);
@@ -45,7 +56,10 @@ impl Replica {
             return true;
         }
         let next = self.view.next_sequence(route.pool, route.shard);
-        self.view.pair(route.pool, route.shard).is_none_or(|pair| pair.window.has_room(next))
+        // One lost peer, while the MDM is away, shall not take the table from the shards of the others.
+        let share = self.options.requests_max.max(2) * 3 / 4;
+        let pair = self.view.pair(route.pool, route.shard);
+        pair.is_none_or(|pair| pair.window.has_room(next) && self.peers.get(pair.peer).waiting < share.max(1))
     }
 
     /// A flush goes to every device that has second copies of what is here; `false` when there is no room for that.
@@ -61,7 +75,7 @@ impl Replica {
         for place in 0..self.view.partners().len() {
             let partner = self.view.partners()[place];
             if partner.slot == slot {
-                let _ = self.forward(op, partner.peer, partner.other, true);
+                let _ = self.forward(op, partner.peer, partner.other, Epoch::default(), true);
                 self.send_forwards(partner.peer, turn);
             }
         }
@@ -72,11 +86,12 @@ impl Replica {
         true
     }
 
-    fn forward(&mut self, op: OpId, peer: PeerIndex, member: Member, is_flush: bool) -> OpId {
+    fn forward(&mut self, op: OpId, peer: PeerIndex, member: Member, since: Epoch, is_flush: bool) -> OpId {
         let serial = self.peers.next_serial;
         self.peers.next_serial += 1;
         self.peers.flushes += usize::from(is_flush);
-        let forward = Forward { op, peer, member, serial, is_flush, sent: false };
+        self.peers.get_mut(peer).waiting += usize::from(!is_flush);
+        let forward = Forward { op, peer, member, since, serial, is_flush, sent: false };
         let Ok(id) = self.peers.forwards.insert(forward) else { unreachable!("one a request, and flushes look first") };
         self.peers.get_mut(peer).queue.push_back(id);
         id
@@ -113,6 +128,10 @@ impl Replica {
             let Some(mut frame) = self.frame_of(request, &forward) else {
                 // The configuration no longer asks for it; the request ends when its own copy is complete.
                 self.peers.remove_forward(id);
+                if let Some(request) = self.requests.get_mut(forward.op) {
+                    (request.forward, request.other) = (None, None);
+                }
+                self.progress(forward.op, turn);
                 continue;
             };
             frame.header.connection = number;
@@ -138,20 +157,27 @@ impl Replica {
             Kind::Read | Kind::BlockStatus | Kind::Replicate | Kind::ReplicateZero | Kind::ReplicateFlush => {
                 unreachable!("only a client's changes and flushes are forwarded")
             }
+            Kind::Extents | Kind::Blocks | Kind::Medium | Kind::Copy | Kind::Settle | Kind::FreeExtent => {
+                unreachable!("only a client's changes and flushes are forwarded")
+            }
         };
         let mut header = Header { device: forward.member.device, map_version: self.view.version(), ..Header::new(opcode) };
         if request.kind == Kind::Flush {
             return Some(Frame::bare(header));
         }
         let version = request.version?;
-        let pair = self.view.pair(route.pool, route.shard).filter(|pair| pair.other == forward.member)?;
+        let pair = self.view.pair(route.pool, route.shard).filter(|pair| (pair.other, pair.since) == (forward.member, forward.since))?;
+        if pair.joiner == Some(JoinStage::Apart) {
+            return None;
+        }
         header.volume = VolumeId::new(route.key.tree.get());
         header.layer = route.key.layer;
         header.extent = route.key.extent;
         header.shard = route.shard;
         header.offset = u32::from(route.range.first.get()) * BLOCK_BYTES;
         header.length = u32::from(route.range.count) * BLOCK_BYTES;
-        (header.epoch, header.sequence) = (version.epoch, version.sequence);
+        // The present epoch: a pair goes on into it with what is under way.
+        (header.epoch, header.sequence) = (self.view.epoch(route.pool, route.shard), version.sequence);
         header.resolved = pair.window.resolved();
         header.flags = Flags::from_bits(durable);
         Some(match request.kind {
@@ -177,6 +203,11 @@ impl Replica {
             return self.send_forwards(index, turn);
         };
         let status = frame.header.status;
+        if status == Status::Stopping {
+            self.peer_has_ended(index);
+        } else {
+            self.peers.get_mut(index).answered = turn.now;
+        }
         match status {
             Status::MapStale | Status::NotReady | Status::Stopping | Status::PayloadDamaged => {
                 if frame.header.map_version > self.view.version() {
@@ -232,7 +263,7 @@ impl Replica {
             return match (local, remote) {
                 (Half::Refused(status), _) => self.finish(op, Answer::Refused(status), turn),
                 (_, Half::Pending) => {}
-                (_, Half::Idle | Half::Done | Half::Refused(_)) => self.finish(op, Answer::Done, turn),
+                (_, Half::Idle | Half::Done | Half::Refused(_)) => self.flush_done(op, turn),
             };
         }
         let (Some(own), Some(entry)) = (self.own_member(route.slot), self.view.entry(route.pool, route.shard).copied()) else { return };
@@ -240,13 +271,29 @@ impl Replica {
             // Another is the primary now: it is for the client to ask there.
             return self.finish(op, Answer::Refused(Status::MapStale), turn);
         }
-        let needs_other = needed(&entry, None).any(|member| member != own);
+        let pair = self.view.pair(route.pool, route.shard);
+        let is_of_this_pair = pair.is_some_and(|pair| other == Some((pair.other, pair.since)));
+        // What has been sent to a joiner is waited for as long as it is kept up to date.
+        let sweeping = pair.filter(|pair| is_of_this_pair && pair.joiner == Some(JoinStage::Sweeping)).map(|pair| pair.other);
+        let joiner = pair.and_then(Pair::needed_joiner).or(sweeping);
+        let needs_other = needed(&entry, joiner).any(|member| member != own);
         let complete = |member: Member| {
-            if member == own { local == Half::Done } else { Some(member) == other && remote == Half::Done }
+            if member == own { local == Half::Done } else { is_of_this_pair && remote == Half::Done }
         };
         match (local, remote) {
-            _ if may_acknowledge(&entry, None, complete) => self.resolve(op, Answer::Done, turn),
+            _ if may_acknowledge(&entry, joiner, complete) => self.resolve(op, Answer::Done, turn),
+            _ if needs_other && !is_of_this_pair => {
+                // Sent to a pair that is no more: it is for the client to ask again.
+                self.resolve(op, Answer::Refused(Status::MapStale), turn);
+            }
             (Half::Refused(status), _) if !needs_other => self.resolve(op, Answer::Refused(status), turn),
+            // A write that a device failed has left its blocks unreadable there: that copy has to leave.
+            (Half::Refused(Status::DeviceFailed | Status::Corrupt), Half::Refused(_)) => {
+                self.break_pair(route.pool, route.shard, Broken::Own);
+            }
+            (Half::Refused(_), Half::Refused(Status::DeviceFailed | Status::Corrupt)) => {
+                self.break_pair(route.pool, route.shard, Broken::Other);
+            }
             // Neither has changed anything.
             (Half::Refused(status), Half::Refused(_)) => self.resolve(op, Answer::Refused(status), turn),
             (Half::Refused(_), Half::Done) => self.break_pair(route.pool, route.shard, Broken::Own),
@@ -255,19 +302,68 @@ impl Replica {
         }
     }
 
+    /// A flush is complete on every device it went to; whether those were the right ones is looked at last.
+    pub(in crate::replica) fn flush_done(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(request) = self.requests.get(op) else { return };
+        let current = request.route.is_none_or(|route| is_of_this_map(&request.header, route.pool, &self.view));
+        let answer = if current { Answer::Done } else { Answer::Refused(Status::MapStale) };
+        self.finish(op, answer, turn);
+    }
+
     /// A write is over on all copies that count.
-    fn resolve(&mut self, op: OpId, answer: Answer, turn: &mut Turn<'_, impl Buffers>) {
+    pub(in crate::replica) fn resolve(&mut self, op: OpId, answer: Answer, turn: &mut Turn<'_, impl Buffers>) {
         let over = self.requests.get(op).and_then(|request| Some((request.route?, request.version?)));
         if let Some((route, version)) = over
             && let Some(pair) = self.view.pair_mut(route.pool, route.shard)
+            && pair.side == Side::Primary
         {
             pair.window.resolve(version.sequence);
+            self.release_resolved(route.pool, route.shard, turn);
         }
         self.finish(op, answer, turn);
     }
 
+    /// Tells the store of a shard's held writes that are over.
+    fn release_resolved(&mut self, pool: PoolId, shard: ShardId, turn: &mut Turn<'_, impl Buffers>) {
+        let epoch = self.view.epoch(pool, shard);
+        let (view, devices) = (&mut self.view, &mut self.devices);
+        let Some(pair) = view.pair_mut(pool, shard) else { return };
+        let slot = pair.slot;
+        pair.release_resolved(|key, sequence| devices.resolved(slot, key, Version { sequence, epoch }, turn));
+    }
+
+    /// Held writes of pairs that are no more are let go.
+    pub(in crate::replica) fn release_former(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+        for (slot, key, sequence) in self.view.take_released() {
+            self.devices.resolved(slot, key, Version { sequence, epoch: Epoch::default() }, turn);
+        }
+    }
+
+    /// The primary says up to where all is over, and so that the shard is settled.
+    pub(in crate::replica) fn heard_resolved(
+        &mut self,
+        pool: PoolId,
+        shard: ShardId,
+        resolved: ShardSequence,
+        turn: &mut Turn<'_, impl Buffers>,
+    ) {
+        let epoch = self.view.epoch(pool, shard);
+        let Some(pair) = self.view.pair_mut(pool, shard) else { return };
+        pair.window.advance_to(resolved);
+        if pair.joiner.is_none() {
+            self.view.set_settled(pool, shard, epoch);
+        }
+        self.release_resolved(pool, shard, turn);
+    }
+
+    /// A joiner has refused what it was given, or our own copy has: it begins anew.
+    pub(super) fn abandon_sweeps_after_refusal(&mut self, peer: PeerIndex) {
+        self.resync.refused.push(peer);
+        self.resync.look_soon();
+    }
+
     /// Looks again at everything that waits for another copy: the configuration has changed.
-    pub(super) fn progress_all(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+    pub(in crate::replica) fn progress_all(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         let mut waiting = core::mem::take(&mut self.scratch);
         let waits = |request: &Request| request.stage == Stage::InStore && request.remote != Half::Idle;
         waiting.extend(self.requests.iter().filter(|(_, request)| waits(request)).map(|(op, _)| op));

@@ -383,19 +383,7 @@ impl World {
                 let span = self.buffer_of(&set);
                 Frame::with_payload(Header { opcode: Opcode::BlockStatusReply, ..header }, span, ChecksumList::of_blocks(&set))
             }
-            Opcode::Hello
-            | Opcode::HelloReply
-            | Opcode::ReadReply
-            | Opcode::WriteReply
-            | Opcode::FlushReply
-            | Opcode::BlockStatusReply
-            | Opcode::Replicate
-            | Opcode::ReplicateZero
-            | Opcode::ReplicateReply
-            | Opcode::ReplicateFlush
-            | Opcode::ReplicateFlushReply
-            | Opcode::Beacon
-            | Opcode::Grant => panic!("a client does not send {:?}", header.opcode),
+            _ => panic!("a client does not send {:?}", header.opcode),
         }
     }
 

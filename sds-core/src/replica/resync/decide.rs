@@ -1,0 +1,226 @@
+//! What becomes of one extent when two copies of it have met, or one is alone: which blocks are copied which way,
+//! and the plan each copy takes. Pure; the rule for each block is `protocol::settle` and `protocol::resync`.
+//!
+//! Invariants: both plans describe the same contents; a block whose bytes a copy lacks is copied to it before
+//! its plan; whatever is not recorded alike on both gets the new version on both (I8, I12).
+//!
+//! Must not know: where the lists come from, how plans are carried out.
+
+use crate::checksum::Checksum;
+use crate::exchange::{BLOCK_ENTRY_BYTES, BlockEntry, EntryFault, Medium, PLAN_ENTRY_BYTES, PlanEntry};
+use crate::format::descriptor::Content;
+use crate::id::ShardSequence;
+use crate::limits::FRAME_BLOCKS_MAX;
+use crate::protocol::resync::must_copy;
+use crate::protocol::settle::{Exhibit, Plan, Record, Side, settle, settle_alone, settle_joiner};
+use crate::unit::BLOCKS_PER_EXTENT;
+
+const BLOCKS: usize = BLOCKS_PER_EXTENT as usize;
+
+/// What a copy says of the blocks of an extent.
+pub(super) type List = Box<[BlockEntry; BLOCKS]>;
+
+/// A list as it travels.
+///
+/// # Errors
+/// If the bytes are no block list.
+pub(super) fn decode_list(bytes: &[u8]) -> Result<List, EntryFault> {
+    let mut list = not_held();
+    for (place, entry) in list.iter_mut().zip(bytes.chunks(BLOCK_ENTRY_BYTES as usize)) {
+        *place = BlockEntry::decode(entry)?;
+    }
+    Ok(list)
+}
+
+/// The list of a copy that does not hold the extent.
+pub(super) fn not_held() -> List {
+    Box::new([BlockEntry::default(); BLOCKS])
+}
+
+/// Blocks whose bytes go from one copy to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// From ours to the other's; else the other way.
+    pub(super) from_own: bool,
+    pub(super) first: u8,
+    /// At most a frame's worth.
+    pub(super) count: u16,
+}
+
+/// What becomes of an extent.
+#[derive(Clone, Debug)]
+pub(super) struct Decision {
+    /// In the order of the blocks.
+    pub(super) runs: Vec<Run>,
+    /// What the bytes of each copied block must be.
+    pub(super) checksums: Box<[Checksum; BLOCKS]>,
+    /// For each copy, if it takes one.
+    pub(super) own: Option<Box<[PlanEntry; BLOCKS]>>,
+    pub(super) other: Option<Box<[PlanEntry; BLOCKS]>>,
+    /// Blocks kept though no record names their bytes.
+    pub(super) unrecorded: u32,
+    /// Blocks of which no copy has good bytes.
+    pub(super) lost: u32,
+    /// Not below any version in the plans.
+    pub(super) version: ShardSequence,
+}
+
+impl Decision {
+    fn new(version: ShardSequence) -> Self {
+        let checksums = Box::new([Checksum::ZERO_BLOCK; BLOCKS]);
+        Self { runs: Vec::new(), checksums, own: None, other: None, unrecorded: 0, lost: 0, version }
+    }
+
+    fn copy(&mut self, block: usize, from_own: bool, checksum: Checksum) {
+        self.checksums[block] = checksum;
+        let next = self.runs.last().map(|run| (run.from_own, usize::from(run.first) + usize::from(run.count), u32::from(run.count)));
+        match (next, self.runs.last_mut()) {
+            (Some((way, end, count)), Some(run)) if way == from_own && end == block && count < FRAME_BLOCKS_MAX => run.count += 1,
+            _ => self.runs.push(Run { from_own, first: u8::try_from(block).unwrap_or(u8::MAX), count: 1 }),
+        }
+    }
+
+    fn plan(side: &mut Option<Box<[PlanEntry; BLOCKS]>>, block: usize, entry: PlanEntry) {
+        side.get_or_insert_with(|| Box::new([PlanEntry::AsRecorded; BLOCKS]))[block] = entry;
+    }
+
+    /// Every block of the other copy is lost: ours cannot be read.
+    pub(super) fn quarantine_other(version: ShardSequence) -> Self {
+        let mut decision = Self::new(version);
+        decision.other = Some(Box::new([PlanEntry::Quarantined(version); BLOCKS]));
+        decision.lost = BLOCKS_PER_EXTENT;
+        decision
+    }
+}
+
+/// Bytes of a plan.
+pub(super) fn encode_plan(plan: &[PlanEntry; BLOCKS], bytes: &mut [u8]) {
+    for (entry, place) in plan.iter().zip(bytes.chunks_mut(PLAN_ENTRY_BYTES as usize)) {
+        entry.encode(place);
+    }
+}
+
+/// A joiner is given what it misses. `complete`: last sequence known complete on it. `must_take`: it takes a plan whatever it says.
+pub(super) fn join(own: &List, other: &List, complete: ShardSequence, must_take: bool) -> Decision {
+    let newest = own.iter().map(|entry| entry.info.version).max().unwrap_or_default();
+    let mut decision = Decision::new(newest);
+    for block in 0..BLOCKS {
+        let (ours, theirs) = (&own[block], &other[block]);
+        let (record, medium) = (theirs.record(), evidence(theirs));
+        let exhibit = Exhibit { records: &[record], medium, cache_lost: false };
+        if !must_copy(ours.info.version, complete, settle_joiner(ours.record(), &exhibit)) {
+            continue;
+        }
+        let version = ours.info.version;
+        let entry = match ours.info.content {
+            Content::Data => {
+                decision.copy(block, true, ours.info.checksum);
+                PlanEntry::Data(version, ours.info.checksum)
+            }
+            Content::Unwritten | Content::Zero => PlanEntry::Zero(version),
+            Content::Unreadable => {
+                decision.lost += 1;
+                PlanEntry::Quarantined(version)
+            }
+        };
+        Decision::plan(&mut decision.other, block, entry);
+    }
+    if must_take && decision.other.is_none() {
+        decision.other = Some(Box::new([PlanEntry::AsRecorded; BLOCKS]));
+    }
+    decision
+}
+
+/// One side of a pair that meets again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Party<'a> {
+    pub(super) list: &'a List,
+    pub(super) cache_lost: bool,
+    pub(super) unsettled: bool,
+}
+
+/// Both copies have restarted; `own` is the primary's. `version` is new.
+pub(super) fn pair(own: &Party<'_>, other: &Party<'_>, version: ShardSequence) -> Decision {
+    let mut decision = Decision::new(version);
+    for block in 0..BLOCKS {
+        let (ours, theirs) = (&own.list[block], &other.list[block]);
+        let records = [ours.record(), theirs.record()];
+        let primary = Exhibit { records: &records[..1], medium: evidence(ours), cache_lost: own.cache_lost };
+        let secondary = Exhibit { records: &records[1..], medium: evidence(theirs), cache_lost: other.cache_lost };
+        let alike = records[0] == records[1] && is_sound(ours, records[0]) && is_sound(theirs, records[1]);
+        if alike {
+            continue;
+        }
+        match settle(&primary, &secondary) {
+            Plan::Take { from, checksum, unrecorded } => {
+                decision.unrecorded += u32::from(unrecorded);
+                let (winner, loser) = match from {
+                    Side::Primary => (ours, theirs),
+                    Side::Secondary => (theirs, ours),
+                };
+                let has_data = winner.info.content.holds_data();
+                if has_data && !(loser.info.content.holds_data() && loser.bytes_held() == Some(checksum)) {
+                    decision.copy(block, from == Side::Primary, checksum);
+                }
+                let entry = if has_data { PlanEntry::Data(version, checksum) } else { PlanEntry::Zero(version) };
+                Decision::plan(&mut decision.own, block, entry);
+                Decision::plan(&mut decision.other, block, entry);
+            }
+            Plan::Quarantine => {
+                decision.lost += 1;
+                Decision::plan(&mut decision.own, block, PlanEntry::Quarantined(version));
+                Decision::plan(&mut decision.other, block, PlanEntry::Quarantined(version));
+            }
+        }
+    }
+    // Whoever has it unsettled takes a plan even if nothing changes: that is what settles it.
+    for (side, party) in [(&mut decision.own, own), (&mut decision.other, other)] {
+        if party.unsettled && side.is_none() {
+            *side = Some(Box::new([PlanEntry::AsRecorded; BLOCKS]));
+        }
+    }
+    decision
+}
+
+/// The bytes a copy has to show. Where a write failed, or nobody knew what is right, bytes of no record are still nobody's.
+fn evidence(entry: &BlockEntry) -> Option<Checksum> {
+    let held = entry.bytes_held();
+    match entry.info.content {
+        Content::Unreadable => held.filter(|held| *held == entry.info.checksum),
+        Content::Unwritten | Content::Zero | Content::Data => held,
+    }
+}
+
+/// Whether a copy's bytes are what it has recorded, and may be read.
+fn is_sound(entry: &BlockEntry, record: Record) -> bool {
+    entry.info.content != Content::Unreadable && entry.bytes_held() == Some(record.checksum)
+}
+
+/// The only copy there is keeps what it has, every block at the new version: the absent copy will be given all of it.
+pub(super) fn alone(own: &List, version: ShardSequence) -> Decision {
+    let mut decision = Decision::new(version);
+    for (block, entry) in own.iter().enumerate() {
+        let records = [entry.record()];
+        let exhibit = Exhibit { records: &records, medium: evidence(entry), cache_lost: false };
+        let planned = match settle_alone(Side::Primary, &exhibit) {
+            Plan::Take { checksum, unrecorded, .. } => {
+                decision.unrecorded += u32::from(unrecorded);
+                let has_data = entry.info.content.holds_data();
+                if has_data { PlanEntry::Data(version, checksum) } else { PlanEntry::Zero(version) }
+            }
+            Plan::Quarantine => {
+                decision.lost += 1;
+                PlanEntry::Quarantined(version)
+            }
+        };
+        Decision::plan(&mut decision.own, block, planned);
+    }
+    decision
+}
+
+/// Notes that the bytes of some blocks could not be had where they were said to be.
+pub(super) fn spoil(list: &mut List, first: u8, count: u16) {
+    for entry in list.iter_mut().skip(usize::from(first)).take(usize::from(count)) {
+        entry.medium = Medium::Unreadable;
+    }
+}

@@ -1,0 +1,250 @@
+//! Two storage nodes that lose each other, restart, lose power, and become one again.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
+mod pair_rig;
+mod replica_rig;
+
+use pair_rig::user::User;
+use pair_rig::{Pair, member};
+use proptest::prelude::*;
+use sds_core::unit::*;
+
+const MS: fn(u64) -> Nanos = Nanos::from_millis;
+
+/// Runs until every shard has two copies again.
+fn heal(pair: &mut Pair) {
+    for _ in 0..200 {
+        pair.run_for(MS(100));
+        if pair.governor().is_clean() && (0..2).all(|at| !pair.refuses[at]) {
+            pair.run_for(MS(100));
+            return;
+        }
+    }
+    let nodes: Vec<_> = pair.nodes.iter().map(|node| (node.replica.status(), node.events.last().cloned())).collect();
+    panic!("not clean: {:?} {nodes:?}", pair.governor().entries[0]);
+}
+
+/// The copies are one, block by block, as either would serve them alone.
+fn assert_one(pair: &mut Pair) {
+    pair.run_for(MS(1500));
+    pair.mdm = None;
+    let lives = [0, 1].map(|at| sds_core::map::Member { device: member(at).device, incarnation: pair.nodes[at].incarnation });
+    pair.held = [true; 2];
+    pair.cut();
+    for (at, life) in lives.into_iter().enumerate() {
+        pair.place(9999, sds_core::map::InSync::sole(life), 1 << 40, None);
+        pair.push_to(&[at]);
+    }
+    pair.run_for(MS(1500));
+    let first = pair.contents_alone(0, 9999, 4, 12);
+    assert!(first == pair.contents_alone(1, 9999, 4, 12), "the copies are one");
+}
+
+#[test]
+fn a_new_pair_settles_and_serves() {
+    let mut pair = Pair::governed();
+    let mut user = User::default();
+    user.write(&mut pair, 0, 3);
+    pair.run();
+    user.collect(&mut pair);
+    user.check(&mut pair, 0, 3);
+    assert_one(&mut pair);
+}
+
+#[test]
+fn a_secondary_that_was_away_is_given_what_it_missed_and_no_more() {
+    let mut pair = Pair::governed();
+    let mut user = User::default();
+    for block in 0..12 {
+        (0..4).for_each(|extent| user.write(&mut pair, extent, block));
+        pair.run();
+        user.collect(&mut pair);
+    }
+    // At rest: everything is sealed.
+    pair.run_for(MS(3000));
+    pair.kill(1, false);
+    pair.run_for(MS(200));
+    for block in 0..5 {
+        user.write(&mut pair, 2, block);
+    }
+    pair.run_for(MS(200));
+    user.collect(&mut pair);
+    pair.start(1);
+    heal(&mut pair);
+    assert_eq!(pair.nodes[0].replica.status().resync.bytes_sent, 5 * 4096);
+    user.check_all(&mut pair);
+    assert_one(&mut pair);
+}
+
+#[test]
+fn writes_go_on_while_a_copy_joins() {
+    let mut pair = Pair::governed();
+    let mut user = User::default();
+    for block in 0..12 {
+        (0..4).for_each(|extent| user.write(&mut pair, extent, block));
+        pair.run();
+        user.collect(&mut pair);
+    }
+    pair.kill(1, true);
+    pair.run_for(MS(200));
+    pair.start(1);
+    for round in 0..200 {
+        user.write(&mut pair, round % 4, round % 12);
+        for _ in 0..round % 17 {
+            pair.step();
+        }
+        user.collect(&mut pair);
+    }
+    heal(&mut pair);
+    user.collect(&mut pair);
+    user.check_all(&mut pair);
+    assert_one(&mut pair);
+}
+
+#[test]
+fn what_a_dead_primary_did_not_pass_on_is_not_kept_when_it_returns() {
+    let mut pair = Pair::governed();
+    let mut user = User::default();
+    user.write(&mut pair, 1, 1);
+    pair.run();
+    user.collect(&mut pair);
+    // The wire is cut: only the primary has the second write.
+    pair.held[1] = true;
+    user.write(&mut pair, 1, 1);
+    for _ in 0..50 {
+        pair.step_disk(0);
+        let now = pair.nodes[0].now.plus(MS(1));
+        pair.nodes[0].now = now;
+        pair.nodes[0].input(sds_core::replica::interface::Input::Wake);
+    }
+    pair.kill(0, false);
+    pair.held[1] = false;
+    user.forget(0);
+    pair.run_for(MS(3000));
+    assert_eq!(User::primary(&pair, 1).0, 1, "the secondary was promoted");
+    user.check(&mut pair, 1, 1);
+    pair.start(0);
+    heal(&mut pair);
+    user.check_all(&mut pair);
+    assert_one(&mut pair);
+}
+
+#[test]
+fn both_copies_settle_after_everything_was_killed() {
+    for power in [false, true] {
+        let mut pair = Pair::governed();
+        let mut user = User::default();
+        for block in 0..6 {
+            (0..4).for_each(|extent| user.write(&mut pair, extent, block));
+            pair.run();
+            user.collect(&mut pair);
+        }
+        for round in 0..30 {
+            user.write(&mut pair, round % 4, round % 12);
+            pair.step();
+        }
+        user.collect(&mut pair);
+        pair.kill(0, power);
+        pair.kill(1, power);
+        (0..2).for_each(|at| user.forget(at));
+        if power {
+            user.power_lost();
+        }
+        pair.start(0);
+        pair.run_for(MS(500));
+        pair.start(1);
+        heal(&mut pair);
+        user.check_all(&mut pair);
+        assert_one(&mut pair);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Deed {
+    Write { extent: u32, block: u32 },
+    Trim { extent: u32, block: u32 },
+    Steps(usize),
+    Wait(u64),
+    Cut,
+    Kill { at: usize, power: bool },
+    Start,
+    Flush,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        20 => (0_u32..4, 0_u32..12).prop_map(|(extent, block)| Deed::Write { extent, block }),
+        3 => (0_u32..4, 0_u32..12).prop_map(|(extent, block)| Deed::Trim { extent, block }),
+        20 => (1_usize..60).prop_map(Deed::Steps),
+        4 => (1_u64..800).prop_map(Deed::Wait),
+        1 => Just(Deed::Cut),
+        2 => (0_usize..2, any::<bool>()).prop_map(|(at, power)| Deed::Kill { at, power }),
+        3 => Just(Deed::Start),
+        1 => Just(Deed::Flush),
+    ]
+}
+
+/// Carries a history out. Power is lost only by everything at once, if `everything`; else by one node while the other has both copies' word.
+fn run(deeds: &[Deed], everything: bool) {
+    let mut pair = Pair::governed();
+    let mut user = User::default();
+    for deed in deeds {
+        user.collect(&mut pair);
+        match *deed {
+            Deed::Write { extent, block } => user.write(&mut pair, extent, block),
+            Deed::Trim { extent, block } => user.trim(&mut pair, extent, block),
+            Deed::Steps(count) => (0..count).for_each(|_| {
+                pair.step();
+            }),
+            Deed::Wait(millis) => pair.run_for(MS(millis)),
+            Deed::Cut => pair.cut(),
+            Deed::Kill { at, power } => {
+                let up = !pair.refuses[0] && !pair.refuses[1];
+                if !up {
+                    continue;
+                }
+                if everything && power {
+                    for at in 0..2 {
+                        pair.kill(at, true);
+                        user.forget(at);
+                    }
+                    user.power_lost();
+                } else {
+                    // A lone copy that loses power loses what was not flushed.
+                    let power = power && pair.governor().is_clean();
+                    pair.kill(at, power);
+                    user.forget(at);
+                }
+            }
+            Deed::Start => {
+                if let Some(at) = (0..2).find(|at| pair.refuses[*at]) {
+                    pair.start(at);
+                }
+            }
+            Deed::Flush => {}
+        }
+    }
+    for at in 0..2 {
+        if pair.refuses[at] {
+            pair.start(at);
+        }
+    }
+    heal(&mut pair);
+    user.collect(&mut pair);
+    user.check_all(&mut pair);
+    assert_one(&mut pair);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_acknowledged_is_lost_by_one_node_at_a_time(deeds in proptest::collection::vec(deed(), 1..120)) {
+        run(&deeds, false);
+    }
+
+    #[test]
+    fn copies_are_one_after_everything_lost_its_power(deeds in proptest::collection::vec(deed(), 1..120)) {
+        run(&deeds, true);
+    }
+}
