@@ -106,10 +106,10 @@ impl SdsRole {
                 Effect::Send { link, frame } => cx.send_frame(link, &frame),
                 Effect::Close { link } => cx.close_link(link),
                 Effect::Connect { sds, addresses } => {
-                    let addresses: Vec<Address> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
                     // Of several addresses only the last one's answer is told: the others may have kept silent.
                     connects.retain(|(other, _)| *other != sds);
                     connects.push((sds, addresses.len() == 1));
+                    let addresses: Vec<Address> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
                     cx.connect(Protocol::Frames, u64::from(sds.get()), addresses);
                 }
                 Effect::Propose { proposals } => backlog.push_back(FromRole::Propose(replica.devices(), proposals)),
@@ -251,6 +251,32 @@ fn log(node: &str, event: &Event) -> bool {
         Event::Store { slot, event } => log_store(node, slot.0, event),
         Event::LinkRefused { link, reason } => tracing::warn!(node, link = link.get(), reason, "link refused"),
         Event::PayloadDamaged { link } => tracing::warn!(node, link = link.get(), "a payload arrived damaged; it is asked for again"),
+        Event::Resynced { slot, other, shards } => {
+            tracing::info!(
+                node,
+                slot = slot.0,
+                other = other.map(|device| device.get()),
+                shards,
+                "shards are the same on both devices again"
+            );
+        }
+        Event::ResyncRefused { slot, other, status } => {
+            tracing::warn!(node, slot = slot.0, %other, ?status, "a copy cannot be brought up to date; tried again in 2 s");
+        }
+        Event::SettledInDoubt { key, unrecorded, lost } => tracing::error!(
+            node,
+            tree = key.tree.get(),
+            extent = key.extent.get(),
+            unrecorded,
+            lost,
+            "settling an extent: blocks kept whose bytes no record names, and blocks of which no copy has good bytes (reads of these fail until they are written)"
+        ),
+        Event::ExtentGivenUp { key } => tracing::error!(
+            node,
+            tree = key.tree.get(),
+            extent = key.extent.get(),
+            "one copy's description of the extent is lost; the other copy replaces it"
+        ),
         Event::Stopped => return true,
     }
     false

@@ -206,9 +206,6 @@ impl View {
         for pool in self.pools.values_mut() {
             for (entry, local) in pool.map.shards.iter().zip(&mut pool.local) {
                 local.slot = entry.in_sync.primary().and_then(&slot_of);
-                // A new epoch names its first sequence; ours may have run ahead of it already.
-                // Sequence 0 is before the first.
-                local.next = local.next.max(entry.first_sequence).max(ShardSequence::new(1));
             }
         }
         self.pair_up(slot_of, is_clean, peers, now);

@@ -262,8 +262,11 @@ impl Replica {
         let (shard, sweep) = (visit.shard, self.resync.sweeps.get(visit.sweep)?);
         let (pool, slot) = (sweep.pool, sweep.slot);
         let version = self.take_sequence_of(pool, shard, slot, turn);
-        if version.is_none() {
-            self.stall_visit(id, turn);
+        match (version, self.view.pair_mut(pool, shard)) {
+            (None, _) => self.stall_visit(id, turn),
+            // No write has this number: it is over for those that count writes.
+            (Some(version), Some(pair)) => pair.window.resolve(version),
+            (Some(_), None) => {}
         }
         version
     }

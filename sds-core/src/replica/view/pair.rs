@@ -295,10 +295,13 @@ impl View {
         for pool in pools.values_mut() {
             for (entry, local) in pool.map.shards.iter().zip(&mut pool.local) {
                 let found = find_pair(entry, &own, |member| owners.get(&member.device).map(|sds| peers.index(*sds, now)));
-                if let Some(pair) = local.pair.as_deref_mut()
-                    && found.is_some_and(|found| pair.is_the_same_as(&found))
-                {
-                    // The same two: what is under way goes on.
+                let goes_on = local.pair.as_deref().is_some_and(|pair| found.is_some_and(|found| pair.is_the_same_as(&found)));
+                if !goes_on {
+                    // A new epoch names its first sequence; ours may have run ahead of it already. Sequence 0 is before the first.
+                    local.next = local.next.max(entry.first_sequence).max(ShardSequence::new(1));
+                }
+                if goes_on && let Some(pair) = local.pair.as_deref_mut() {
+                    // The same two: what is under way goes on, and so do the numbers, without a gap.
                     if local.epoch != entry.epoch {
                         local.epoch = entry.epoch;
                         local.settled |= pair.joiner.is_some() && entry.joining.is_none();
