@@ -4,10 +4,10 @@ use crate::copy::Stamp;
 use crate::model::{Protocol, STRIDE};
 use crate::rule::Rule;
 use crate::serve::bit;
-use crate::state::{Committed, Message, Pending, Server, State, device, server};
+use crate::state::{Message, Pending, Server, State, device, server};
 use sds_core::id::{Epoch, MapVersion, ShardSequence};
 use sds_core::map::{InSync, Lapsed, Member};
-use sds_core::protocol::membership::{self, Change, Proposal, Registered, Standing};
+use sds_core::protocol::membership::{self, Beginning, Change, Proposal, Registered, Standing};
 use sds_core::protocol::resync::{self, Progress};
 use sds_core::protocol::settle::{self, Plan, Side};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Protocol {
             let resolved = own.resolved;
             own.copy.roll_back(resolved);
         }
-        if is_primary && state.mdm.at(epoch).entry.in_sync.members().len() == 2 {
+        if is_primary && state.mdm.at(epoch).in_sync.members().len() == 2 {
             state.servers[at].copy.held = false;
         }
         self.progress(state, at);
@@ -178,7 +178,7 @@ impl Protocol {
     }
 
     pub(crate) fn join(&self, state: &mut State, at: usize) -> bool {
-        let entry = state.mdm.newest().entry;
+        let entry = *state.mdm.newest();
         if self.scenario.joiners & bit(at) == 0 || entry.epoch.get() >= self.scenario.epochs {
             return false;
         }
@@ -186,7 +186,7 @@ impl Protocol {
     }
 
     pub(crate) fn reform(&self, state: &mut State) -> bool {
-        let entry = state.mdm.newest().entry;
+        let entry = *state.mdm.newest();
         if entry.epoch.get() >= self.scenario.epochs || !self.on(Rule::MemberIncarnation) {
             return false;
         }
@@ -202,7 +202,7 @@ impl Protocol {
 
     /// The MDM decides on a proposal.
     pub(crate) fn commit(&self, state: &mut State, mut proposal: Proposal) -> bool {
-        let entry = state.mdm.newest().entry;
+        let entry = *state.mdm.newest();
         if entry.epoch.get() >= self.scenario.epochs {
             return false;
         }
@@ -217,9 +217,12 @@ impl Protocol {
         let mdm = &state.mdm;
         let registered = |named| {
             let at = server(named);
-            Some(Registered { incarnation: mdm.lives[at], amnesic: mdm.amnesic[at] && self.on(Rule::Amnesia) })
+            let since = entry.in_sync.members().iter().find(|member| member.device == named).map(|member| member.incarnation);
+            let cache_lost = since.is_some_and(|since| mdm.cache_lost_in[at] > since);
+            Some(Registered { incarnation: mdm.lives[at], amnesic: mdm.amnesic[at] && self.on(Rule::Amnesia), cache_lost })
         };
         let ceiling = ShardSequence::new(u64::from(entry.epoch.get() + 1) * STRIDE);
+        let beginning = Beginning { first_sequence: ceiling, made_at: MapVersion::new(mdm.map.get() + 1) };
         let stray = proposal.proposer.filter(|own| !self.on(Rule::PromoteInSync) && entry.joining == Some(*own));
         let next = match (stray, proposal.change) {
             (Some(stray), Change::Shrink { complete }) if proposal.base == entry.epoch => {
@@ -229,26 +232,31 @@ impl Protocol {
                 next.in_sync = InSync::sole(stray);
                 next.joining = None;
                 next.first_sequence = ceiling;
+                next.made_at = beginning.made_at;
                 next
             }
-            _ => match membership::commit(&entry, &proposal, registered, ceiling) {
+            _ => match membership::commit(&entry, &proposal, registered, beginning) {
                 Ok(next) => next,
                 Err(_) => return false,
             },
         };
         state.mdm.map = MapVersion::new(state.mdm.map.get() + 1);
-        if proposal.change == Change::Reform && entry.in_sync.members().iter().all(|member| state.servers[server(member.device)].cache_lost)
-        {
-            state.mdm.cache_lost_in = next.epoch;
-        }
         for member in next.in_sync.members() {
             if entry.joining == Some(*member) {
                 state.mdm.amnesic[server(member.device)] = false;
             }
         }
-        let made_at = state.mdm.map;
-        Arc::make_mut(&mut state.mdm.history).push(Committed { entry: next, made_at });
+        Arc::make_mut(&mut state.mdm.history).push(next);
         true
+    }
+
+    pub(crate) fn propose_settled(&self, state: &mut State, at: usize) -> bool {
+        let Some(other) = self.other(state, at) else { return false };
+        let (own, there) = (&state.servers[at], &state.servers[other]);
+        if !own.settled || !there.up || !there.settled || there.epoch != own.epoch || !self.is_member(state, other) {
+            return false;
+        }
+        self.propose(state, at, Change::Settled)
     }
 
     pub(crate) fn settle(&self, state: &mut State, at: usize) -> bool {
@@ -276,10 +284,10 @@ impl Protocol {
                     there.copy.current()
                 } else {
                     let survivors = self.on(Rule::SurvivorSettles);
-                    let lost = |own: &Server| own.cache_lost || !survivors && (state.servers[at].cache_lost || there.cache_lost);
-                    let plan = own.copy.exhibit(lost(own), |mine| {
+                    let lost = |own: Member| entry.has_lost_cache(own) || !survivors && entry.cache_lost.contains(&true);
+                    let plan = own.copy.exhibit(lost(state.member(at)), |mine| {
                         there.copy.exhibit(
-                            lost(there),
+                            lost(other),
                             |theirs| if primary { settle::settle(mine, theirs) } else { settle::settle(theirs, mine) },
                         )
                     });

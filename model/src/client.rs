@@ -37,7 +37,7 @@ impl Protocol {
 
     fn request(&self, state: &mut State, at: usize, behind: u32) {
         let client = state.clients[at];
-        let entry = state.mdm.at(Epoch::new(state.mdm.newest().entry.epoch.get() - behind)).entry;
+        let entry = state.mdm.at(Epoch::new(state.mdm.newest().epoch.get() - behind));
         let (Some(op), Some(primary)) = (client.op, entry.in_sync.primary()) else { return };
         let to = server(primary.device);
         state.send(Message::Request {
@@ -76,7 +76,7 @@ impl Protocol {
             if !client.opening {
                 continue;
             }
-            let newest = state.mdm.newest().entry;
+            let newest = *state.mdm.newest();
             let primary = newest.in_sync.primary().map(|primary| server(primary.device));
             let confirmed = primary.is_some_and(|primary| {
                 let own = &state.servers[primary];

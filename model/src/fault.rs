@@ -41,7 +41,8 @@ impl Protocol {
     /// When no copy that counts has kept its cache, what was not flushed may be gone.
     fn lose_cache(&self, state: &mut State, at: usize) {
         state.servers[at].cache_lost = true;
-        let members = state.mdm.newest().entry.in_sync;
+        state.mdm.cache_lost_in[at] = Incarnation::new(state.servers[at].life.get() + 1);
+        let members = state.mdm.newest().in_sync;
         let counted = members.members().iter().any(|member| server(member.device) == at);
         if counted && members.members().iter().all(|member| state.servers[server(member.device)].cache_lost) {
             state.monitor.lose_caches();
@@ -70,7 +71,7 @@ impl Protocol {
     pub(crate) fn restart(&self, state: &mut State, at: usize) -> bool {
         let life = Incarnation::new(state.servers[at].life.get() + 1);
         state.mdm.lives[at] = life;
-        let newest = state.mdm.newest().entry.epoch;
+        let newest = state.mdm.newest().epoch;
         let (map, generation) = (state.mdm.map, state.mdm.generation);
         let peer_out =
             (0..SERVERS).map(|other| state.servers[other].peer_seen.max(state.servers[other].peer_out).get()).max().unwrap_or(0) + 1;

@@ -3,10 +3,11 @@
 use crate::copy::Half;
 use crate::rule::Rule;
 use crate::scenario::{Scenario, Start};
-use crate::state::{CLIENTS, Client, Committed, Mdm, Message, SERVERS, Server, Spent, State, device, server};
+use crate::state::{CLIENTS, Client, Mdm, Message, SERVERS, Server, Spent, State, device, server};
 use sds_core::id::{ConnectionNumber, Epoch, Incarnation, MapVersion, SessionGeneration, ShardSequence};
 use sds_core::map::{InSync, Lapsed, Member, ShardEntry};
 use sds_core::protocol::lease::Terms;
+use sds_core::protocol::settle;
 use sds_core::unit::Nanos;
 use stateright::{Model, Property};
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub enum Action {
     ProposeGrow(usize),
     /// A member settles.
     Settle(usize),
+    /// The primary says that both have settled.
+    ProposeSettled(usize),
     /// A server takes the MDM's newest map.
     Pull(usize),
     /// A secondary or joiner grants a lease.
@@ -162,7 +165,7 @@ impl Protocol {
 
     /// Takes messages off the network that their receiver would refuse now and ever: fences only rise.
     fn forget_refused(&self, state: &mut State) {
-        let (servers, newest) = (&state.servers, state.mdm.newest().entry.epoch);
+        let (servers, newest) = (&state.servers, state.mdm.newest().epoch);
         state.network.retain(|message| match message {
             Message::Request { to, origin, epoch, .. } => {
                 !((self.on(Rule::FenceConnection) && origin.connection < servers[*to].connections[origin.client])
@@ -268,20 +271,26 @@ impl Model for Protocol {
         let life = Incarnation::new(1);
         let member = |at| Member { device: device(at), incarnation: life };
         let first = ShardSequence::new(STRIDE);
+        let map = MapVersion::new(1);
         let epoch = Epoch::new(1);
         let entry = match self.scenario.start {
-            Start::Pair => {
-                ShardEntry { epoch, in_sync: InSync::pair(member(0), member(1)), joining: None, lapsed: None, first_sequence: first }
-            }
+            Start::Pair => ShardEntry {
+                epoch,
+                in_sync: InSync::pair(member(0), member(1)),
+                first_sequence: first,
+                made_at: map,
+                ..ShardEntry::default()
+            },
             Start::Joining | Start::Sole => ShardEntry {
                 epoch,
                 in_sync: InSync::sole(member(0)),
                 joining: (self.scenario.start == Start::Joining).then(|| member(1)),
                 lapsed: Some(Lapsed { device: device(1), complete: ShardSequence::new(0) }),
                 first_sequence: first,
+                made_at: map,
+                ..ShardEntry::default()
             },
         };
-        let map = MapVersion::new(1);
         let generation = SessionGeneration::new(1);
         let own = Server {
             up: true,
@@ -320,12 +329,12 @@ impl Model for Protocol {
         };
         vec![State {
             mdm: Mdm {
-                history: Arc::new(vec![Committed { entry, made_at: map }]),
+                history: Arc::new(vec![entry]),
                 map,
                 generation,
                 lives: [life; SERVERS],
                 amnesic: [false; SERVERS],
-                cache_lost_in: Epoch::new(0),
+                cache_lost_in: [Incarnation::new(0); SERVERS],
             },
             servers: [own.clone(), own.clone(), own],
             clients: [client(generation), client(if self.scenario.exclusive { SessionGeneration::new(0) } else { generation })],
@@ -352,7 +361,7 @@ impl Model for Protocol {
                 None if client.generation.get() == 0 && spent.opens < scenario.opens => actions.push(Action::Open(at)),
                 None if client.generation.get() == 0 => {}
                 None if usize::from(client.begun) < scenario.scripts[at].len() => {
-                    let behind = if scenario.stale_clients { state.mdm.newest().entry.epoch.get() } else { 1 };
+                    let behind = if scenario.stale_clients { state.mdm.newest().epoch.get() } else { 1 };
                     actions.extend((0..behind).map(|behind| Action::Begin(at, behind)));
                 }
                 None => {}
@@ -390,6 +399,9 @@ impl Model for Protocol {
             if own.epoch.get() < scenario.epochs {
                 if !own.shrinking && (self.other(state, at).is_some()) {
                     actions.push(Action::ProposeShrink(at));
+                }
+                if primary && settle::is_for_settling(state.entry(at)) {
+                    actions.push(Action::ProposeSettled(at));
                 }
                 if primary && spent.swaps < scenario.swaps {
                     actions.push(Action::ProposeSwap(at));
@@ -451,6 +463,7 @@ impl Protocol {
             Action::CopyBlock(at) => self.copy_block(state, at),
             Action::ProposeGrow(at) => self.propose_grow(state, at),
             Action::Settle(at) => self.settle(state, at),
+            Action::ProposeSettled(at) => self.propose_settled(state, at),
             Action::Pull(at) => self.pull(state, at),
             Action::Grant(at) => self.grant(state, at),
             Action::Join(at) => self.join(state, at),
@@ -473,7 +486,7 @@ impl Protocol {
 
     /// I8: with the newest configuration of two served by both and no write under way, the copies are equal.
     fn copies_agree(&self, state: &State) -> bool {
-        let entry = &state.mdm.newest().entry;
+        let entry = state.mdm.newest();
         let [primary, secondary] = entry.in_sync.members() else { return true };
         let (first, second) = (&state.servers[server(primary.device)], &state.servers[server(secondary.device)]);
         let serves = |own: &Server, member: &Member| {
@@ -488,7 +501,7 @@ impl Protocol {
 
 /// I2, I4: whoever is in sync, or could be promoted, holds what was acknowledged.
 fn acknowledged_is_everywhere(state: &State) -> bool {
-    state.mdm.newest().entry.in_sync.members().iter().all(|member| {
+    state.mdm.newest().in_sync.members().iter().all(|member| {
         let own = &state.servers[server(member.device)];
         own.life != member.incarnation || own.copy.image.is_some() || own.copy.current().sequence() >= state.acknowledged
     })

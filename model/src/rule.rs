@@ -119,7 +119,7 @@ rules! {
     FlushEio, "flush-eio", "I2", "FLUSH fails once when writes it covers may have gone with every copy's cache.",
         "flush", "An acknowledged write is lost with the power of the only copy; the FLUSH after it says that it is durable.";
     Amnesia, "amnesia", "I13", "A device that has forgotten flushed writes is not in sync, and complete up to nothing.",
-        "amnesia", "One copy forgets what it flushed, the other loses its power in an overwrite: the forgetful copy's old bytes and record win over bytes of no record.";
+        "amnesia", "The only copy forgets what it had flushed, and serves as if it had never been written.";
     DrainSwap, "drain-swap", "I8", "Roles are swapped after draining and stopping.",
         "swap", "The roles change while a write is on one copy only: the copies differ.";
 }

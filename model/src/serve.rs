@@ -8,7 +8,7 @@ use crate::state::{Flushing, Message, Origin, Pending, Reading, State, server};
 use sds_core::id::{ConnectionNumber, Epoch, MapVersion};
 use sds_core::map::Member;
 use sds_core::protocol::fence::{self, ConnectionFence, EpochFence, GenerationFence};
-use sds_core::protocol::{acknowledge, lease};
+use sds_core::protocol::{acknowledge, lease, settle};
 use sds_core::unit::Nanos;
 
 pub(crate) fn bit(server: usize) -> u8 {
@@ -102,6 +102,9 @@ impl Protocol {
         if !fence::may_serve_epoch(own.map, committed.made_at) && self.on(Rule::ServeAtMap) {
             return false;
         }
+        if settle::is_for_settling(committed) {
+            return false;
+        }
         let settled = |at: usize| state.servers[at].settled || !self.is_member_at(state, at, own.epoch);
         if own.stopped || !own.settled || own.copy.image.is_some() {
             return false;
@@ -115,7 +118,7 @@ impl Protocol {
         if !self.scenario.leases || own.epoch == Epoch::new(1) {
             return true;
         }
-        let before = state.mdm.at(Epoch::new(own.epoch.get() - 1)).entry;
+        let before = state.mdm.at(Epoch::new(own.epoch.get() - 1));
         let Some(old) = before.in_sync.primary().map(|old| server(old.device)).filter(|old| *old != at) else { return true };
         let stopped = !state.servers[old].up || state.servers[old].epoch >= own.epoch;
         !self.on(Rule::Grace) || own.granted.grace_is_over(now(state, at), &TERMS, stopped)
@@ -123,7 +126,7 @@ impl Protocol {
 
     fn is_member_at(&self, state: &State, at: usize, epoch: Epoch) -> bool {
         let own = state.member(at);
-        state.mdm.at(epoch).entry.in_sync.members().contains(&own)
+        state.mdm.at(epoch).in_sync.members().contains(&own)
     }
 
     fn accept(&self, state: &mut State, at: usize, origin: Origin, op: Op, oldest: Epoch) -> bool {
@@ -336,7 +339,7 @@ impl Protocol {
             let needed = if self.on(Rule::FlushSecondary) { needed } else { vec![at] };
             if needed.iter().all(|member| flush.done & bit(*member) != 0) {
                 state.servers[at].flushing = None;
-                let honest = acknowledge::flush_may_succeed(flush.oldest, state.mdm.cache_lost_in) || !self.on(Rule::FlushEio);
+                let honest = acknowledge::flush_may_succeed(flush.oldest, entry.cache_lost_in) || !self.on(Rule::FlushEio);
                 self.answer(state, flush.origin, if honest { Outcome::Done } else { Outcome::Eio }, epoch);
             }
         }
@@ -412,7 +415,7 @@ impl Protocol {
     }
 
     pub(crate) fn pull(&self, state: &mut State, at: usize) -> bool {
-        let (epoch, map, generation) = (state.mdm.newest().entry.epoch, state.mdm.map, state.mdm.generation);
+        let (epoch, map, generation) = (state.mdm.newest().epoch, state.mdm.map, state.mdm.generation);
         if epoch > state.servers[at].epoch {
             self.advance(state, at, epoch);
         }

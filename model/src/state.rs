@@ -25,20 +25,11 @@ pub fn server(device: DeviceId) -> usize {
     device.get() as usize - 1
 }
 
-/// A committed configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Committed {
-    /// The entry.
-    pub entry: ShardEntry,
-    /// The map version that made it.
-    pub made_at: MapVersion,
-}
-
 /// The MDM: a compare-and-swap register, and who is registered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Mdm {
     /// Every configuration, the first being epoch 1.
-    pub history: Arc<Vec<Committed>>,
+    pub history: Arc<Vec<ShardEntry>>,
     /// Version of all it tells.
     pub map: MapVersion,
     /// Generation of the volume's exclusive session.
@@ -47,20 +38,20 @@ pub struct Mdm {
     pub lives: [Incarnation; SERVERS],
     /// Registered as having forgotten flushed writes.
     pub amnesic: [bool; SERVERS],
-    /// Newest epoch that began with no cache kept.
-    pub cache_lost_in: Epoch,
+    /// The life in which each server lost its volatile cache last, or will begin without it.
+    pub cache_lost_in: [Incarnation; SERVERS],
 }
 
 impl Mdm {
     /// The newest configuration.
     #[must_use]
-    pub fn newest(&self) -> &Committed {
+    pub fn newest(&self) -> &ShardEntry {
         &self.history[self.history.len() - 1]
     }
 
     /// The configuration of an epoch.
     #[must_use]
-    pub fn at(&self, epoch: Epoch) -> &Committed {
+    pub fn at(&self, epoch: Epoch) -> &ShardEntry {
         &self.history[epoch.get() as usize - 1]
     }
 }
@@ -321,6 +312,6 @@ impl State {
     /// The entry of the epoch that a server knows.
     #[must_use]
     pub fn entry(&self, server: usize) -> &ShardEntry {
-        &self.mdm.at(self.servers[server].epoch).entry
+        self.mdm.at(self.servers[server].epoch)
     }
 }

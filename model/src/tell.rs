@@ -34,6 +34,7 @@ fn propose(proposal: &Proposal) -> String {
         Change::Swap => "to swap roles",
         Change::Join { .. } => "a joiner",
         Change::Reform => "the set anew",
+        Change::Settled => "to serve, both having settled,",
     };
     format!("the proposal of s{who} {what} from epoch {} arrives", proposal.base)
 }
@@ -72,6 +73,7 @@ impl fmt::Display for Action {
             Self::CopyBlock(at) => write!(formatter, "s{at} sees what its joiner lacks"),
             Self::ProposeGrow(at) => write!(formatter, "s{at} proposes its joiner"),
             Self::Settle(at) => write!(formatter, "s{at} settles"),
+            Self::ProposeSettled(at) => write!(formatter, "s{at} proposes to serve, both having settled"),
             Self::Pull(at) => write!(formatter, "s{at} takes the newest map"),
             Self::Grant(at) => write!(formatter, "s{at} grants a lease"),
             Self::Join(at) => write!(formatter, "s{at} is made a joiner"),

@@ -42,9 +42,8 @@ fn view() -> ViewUpdate {
     let entry = |shard: u32| ShardEntry {
         epoch: Epoch::new(1),
         in_sync: InSync::sole(Member { device: DeviceId::new(shard % SERVERS + 1), incarnation: Incarnation::new(1) }),
-        joining: None,
-        lapsed: None,
         first_sequence: ShardSequence::new(1),
+        ..ShardEntry::default()
     };
     let (client, ticket, generation) = (ClientId::new(1), Ticket::new(1), SessionGeneration::new(1));
     ViewUpdate {

@@ -7,8 +7,8 @@
 //! Invariant: nothing here is on the I/O path.
 
 use crate::id::{
-    ClientId, DeviceId, DeviceUuid, Epoch, Incarnation, LogSequence, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId,
-    ShardSequence, SystemId, Ticket, TreeId, VolumeId,
+    BootId, ClientId, DeviceId, DeviceUuid, Epoch, Incarnation, LogSequence, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration,
+    ShardId, ShardSequence, SystemId, Ticket, TreeId, VolumeId,
 };
 use crate::protocol::membership::Proposal;
 use crate::unit::ByteCount;
@@ -16,7 +16,7 @@ use crate::view::{SessionMode, ViewUpdate, VolumeView};
 use serde::{Deserialize, Serialize};
 
 /// Version of the control protocol; both sides must agree.
-pub const CONTROL_VERSION: u32 = 1;
+pub const CONTROL_VERSION: u32 = 2;
 
 /// Who opens a control connection, and so which messages it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,9 @@ pub struct DeviceReport {
     /// Its flushed position: the newest block of its log known to be on the medium; when it has just opened, where its log ended.
     /// 0 where that is not known.
     pub flushed: LogSequence,
+    /// Its volatile cache, named by the boot of its host: as long as it is the same, no write that was complete is lost. Nil where the
+    /// device has no volatile cache.
+    pub cache: BootId,
     /// What went wrong so far.
     pub faults: FaultCounts,
     /// The most recent data faults, for people (`volume 3 extent 17 block 4 …`).

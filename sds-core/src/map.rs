@@ -3,7 +3,7 @@
 //! Invariant I1: an entry's epoch only rises, by the MDM. Invariant I6: membership is of (device,
 //! incarnation). The map's cost is O(shards), whatever the volumes hold.
 
-use crate::id::{DeviceId, Epoch, Incarnation, PoolId, ShardId, ShardSequence};
+use crate::id::{DeviceId, Epoch, Incarnation, MapVersion, PoolId, ShardId, ShardSequence};
 use crate::limits::IN_SYNC_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +121,23 @@ pub struct ShardEntry {
     pub lapsed: Option<Lapsed>,
     /// First sequence of this epoch, above every one that an earlier epoch can have used.
     pub first_sequence: ShardSequence,
+    /// Version of the map at which this configuration was committed: nobody serves it by an older one
+    /// ([`crate::protocol::fence::may_serve_epoch`]).
+    pub made_at: MapVersion,
+    /// Newest epoch that began with no in-sync copy's volatile cache kept; 0 for none. What was acknowledged before it and not
+    /// flushed may be gone ([`crate::protocol::acknowledge::flush_may_succeed`]).
+    pub cache_lost_in: Epoch,
+    /// Which of the members, in the order of `in_sync`, have lost their volatile caches since an epoch of this shard was last
+    /// served. Only of two copies; a set with one is for settling only ([`crate::protocol::settle::is_for_settling`]).
+    pub cache_lost: [bool; IN_SYNC_MAX],
+}
+
+impl ShardEntry {
+    /// Whether this member has lost its volatile cache since an epoch of this shard was last served.
+    #[must_use]
+    pub fn has_lost_cache(&self, member: Member) -> bool {
+        self.in_sync.members().iter().zip(self.cache_lost).any(|(other, lost)| lost && *other == member)
+    }
 }
 
 /// The shards of one pool.

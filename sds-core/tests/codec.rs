@@ -29,6 +29,7 @@ fn register() -> SdsToMdm {
             capacity: Capacity { total: ByteCount::new(1 << 40), ..Capacity::default() },
             sequence_ceiling: ShardSequence::new(1 << 50),
             flushed: LogSequence::new(1 << 40),
+            cache: BootId::new(5 << 100),
             faults: FaultCounts { data_mismatches: 1, ..FaultCounts::default() },
             recent_faults: vec!["volume 3 extent 1 block 2".to_owned()],
         }],
@@ -54,6 +55,7 @@ fn proposals_are_these_bytes() {
         (Change::Swap, vec![3]),
         (Change::Join { joiner: member }, vec![4, 3, 4]),
         (Change::Reform, vec![5]),
+        (Change::Settled, vec![6]),
     ];
     for (change, tail) in changes {
         let message = SdsToMdm::Propose { proposals: vec![(PoolId::new(7), ShardId::new(8), of(change))] };
@@ -79,6 +81,9 @@ fn largest_view() -> ViewUpdate {
         joining: Some(member(u32::MAX - 2)),
         lapsed: Some(Lapsed { device: DeviceId::new(u32::MAX), complete: ShardSequence::new(u64::MAX) }),
         first_sequence: ShardSequence::new(u64::MAX),
+        made_at: MapVersion::new(u64::MAX),
+        cache_lost_in: Epoch::new(u32::MAX),
+        cache_lost: [true; IN_SYNC_MAX],
     };
     let pool = |number| ShardMap { pool: PoolId::new(number), shards: vec![entry; SHARDS_PER_POOL_DEFAULT as usize] };
     let volume = VolumeView {

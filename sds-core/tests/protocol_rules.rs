@@ -1,10 +1,10 @@
 //! The rules of two copies, at the edges that a reader asks about first. `sds-model` explores what they allow together.
 
 use sds_core::checksum::Checksum;
-use sds_core::id::{DeviceId, Epoch, Incarnation, ShardSequence, Version};
+use sds_core::id::{BootId, DeviceId, Epoch, Incarnation, MapVersion, ShardSequence, Version};
 use sds_core::map::{InSync, Lapsed, Member, ShardEntry};
-use sds_core::protocol::membership::{Change, Proposal, Refused, Registered, commit};
-use sds_core::protocol::settle::{Exhibit, Plan, Record, Side, settle, settle_joiner};
+use sds_core::protocol::membership::{Beginning, Change, Proposal, Refused, Registered, cache_is_kept, commit};
+use sds_core::protocol::settle::{Exhibit, Plan, Record, Side, is_for_settling, settle, settle_joiner};
 
 fn member(device: u32, life: u64) -> Member {
     Member { device: DeviceId::new(device), incarnation: Incarnation::new(life) }
@@ -23,9 +23,22 @@ fn decide(
 ) -> Result<ShardEntry, Refused> {
     let registered = |device: DeviceId| {
         let at = device.get() as usize - 1;
-        Some(Registered { incarnation: Incarnation::new(lives[at]), amnesic: amnesic[at] })
+        Some(Registered { incarnation: Incarnation::new(lives[at]), amnesic: amnesic[at], cache_lost: false })
     };
-    commit(entry, &Proposal { base: entry.epoch, proposer, change }, registered, ShardSequence::new(100))
+    commit(entry, &Proposal { base: entry.epoch, proposer, change }, registered, BEGINNING)
+}
+
+const BEGINNING: Beginning = Beginning { first_sequence: ShardSequence::new(100), made_at: MapVersion::new(17) };
+
+/// Forms the set again, every member in its next life; `lost` are the caches lost since the life before.
+fn form_again(entry: &ShardEntry, lost: [bool; 2]) -> ShardEntry {
+    let registered = |device: DeviceId| {
+        let member = entry.in_sync.members().iter().find(|member| member.device == device)?;
+        let incarnation = Incarnation::new(member.incarnation.get() + 1);
+        Some(Registered { incarnation, amnesic: false, cache_lost: lost[device.get() as usize - 1] })
+    };
+    let proposal = Proposal { base: entry.epoch, proposer: None, change: Change::Reform };
+    commit(entry, &proposal, registered, BEGINNING).expect("all have restarted")
 }
 
 fn record(sequence: u64, checksum: u32) -> Record {
@@ -41,7 +54,7 @@ fn a_member_goes_on_alone_above_every_used_sequence() {
     let next = decide(&pair, Some(member(2, 1)), SHRINK, [1, 1], [false; 2]).expect("a member may");
     assert_eq!(next.in_sync, InSync::sole(member(2, 1)));
     assert_eq!(next.epoch, Epoch::new(4));
-    assert_eq!(next.first_sequence, ShardSequence::new(100));
+    assert_eq!((next.first_sequence, next.made_at), (ShardSequence::new(100), MapVersion::new(17)));
     assert_eq!(next.lapsed, Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(7) }));
 }
 
@@ -64,7 +77,7 @@ fn the_last_copy_is_not_dropped() {
 fn a_proposal_from_another_epoch_is_refused() {
     let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
     let proposal = Proposal { base: Epoch::new(2), proposer: Some(member(1, 1)), change: SHRINK };
-    assert_eq!(commit(&pair, &proposal, |_| None, ShardSequence::new(0)), Err(Refused::OtherEpoch));
+    assert_eq!(commit(&pair, &proposal, |_| None, BEGINNING), Err(Refused::OtherEpoch));
 }
 
 #[test]
@@ -87,6 +100,60 @@ fn who_has_forgotten_is_left_out_and_joins_complete_up_to_nothing() {
     let joins = |amnesic| decide(&sole, None, Change::Join { joiner: member(1, 2) }, [2, 1], [amnesic, false]).expect("it may join").lapsed;
     assert_eq!(joins(false), lapsed);
     assert_eq!(joins(true), Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(0) }));
+}
+
+#[test]
+fn a_cache_is_kept_while_its_host_stays_up_or_where_it_is_not_volatile() {
+    let (none, one, two) = (BootId::default(), BootId::new(1), BootId::new(2));
+    assert!(cache_is_kept(one, one) && cache_is_kept(none, one) && cache_is_kept(none, none));
+    assert!(!cache_is_kept(one, two) && !cache_is_kept(one, none));
+}
+
+#[test]
+fn a_cache_that_survived_answers_for_what_was_acknowledged() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    for (lost, epoch) in [([false, false], 0), ([true, false], 0), ([false, true], 0), ([true, true], 4)] {
+        let next = form_again(&pair, lost);
+        assert_eq!((next.cache_lost, next.cache_lost_in), (lost, Epoch::new(epoch)));
+        assert_eq!(is_for_settling(&next), lost != [false, false]);
+        assert_eq!(next.has_lost_cache(member(1, 2)), lost[0]);
+    }
+    let sole = entry(InSync::sole(member(1, 1)));
+    let next = form_again(&sole, [true, false]);
+    assert_eq!((next.cache_lost, next.cache_lost_in), ([false, false], Epoch::new(4)), "a copy alone needs nobody's bytes");
+    assert_eq!(form_again(&sole, [false, false]).cache_lost_in, Epoch::new(0));
+}
+
+#[test]
+fn caches_lost_one_after_the_other_before_settling_are_lost_together() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    let first = form_again(&pair, [true, false]);
+    let second = form_again(&first, [false, true]);
+    assert_eq!((second.cache_lost, second.cache_lost_in), ([true, true], Epoch::new(5)));
+    // Had they settled between, the one that kept its cache the second time has everything.
+    let settled = decide(&first, Some(member(1, 2)), Change::Settled, [2, 2], [false; 2]).expect("the primary says so");
+    assert_eq!((settled.in_sync, settled.cache_lost, settled.epoch), (first.in_sync, [false; 2], Epoch::new(5)));
+    let second = form_again(&settled, [false, true]);
+    assert_eq!((second.cache_lost, second.cache_lost_in), ([false, true], Epoch::new(0)));
+}
+
+#[test]
+fn settled_is_said_by_the_primary_and_where_there_was_something_to_settle() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    assert_eq!(decide(&pair, Some(member(1, 1)), Change::Settled, [1, 1], [false; 2]), Err(Refused::NothingToSettle));
+    let lost = form_again(&pair, [true, false]);
+    assert_eq!(decide(&lost, Some(member(2, 2)), Change::Settled, [2, 2], [false; 2]), Err(Refused::NotInSync));
+    assert_eq!(decide(&lost, None, Change::Settled, [2, 2], [false; 2]), Err(Refused::NotInSync));
+}
+
+#[test]
+fn who_gives_up_before_settling_takes_along_what_the_other_had_lost() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    let gives_up = Change::Yield { complete: ShardSequence::new(0) };
+    for (lost, epoch) in [([true, false], 0), ([false, true], 5)] {
+        let next = decide(&form_again(&pair, lost), Some(member(1, 2)), gives_up, [2, 2], [false; 2]).expect("its device failed");
+        assert_eq!((next.cache_lost, next.cache_lost_in), ([false; 2], Epoch::new(epoch)), "{lost:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,9 @@
 
 use crate::config::DeviceConfig;
 use sds_core::control::{Capacity, DeviceReport, DeviceState, FaultCounts};
-use sds_core::id::{DeviceId, DeviceUuid, Incarnation, LogSequence, MapVersion, PoolId, SdsId, ShardId, ShardSequence, SystemId, TreeId};
+use sds_core::id::{
+    BootId, DeviceId, DeviceUuid, Incarnation, LogSequence, MapVersion, PoolId, SdsId, ShardId, ShardSequence, SystemId, TreeId,
+};
 use sds_core::protocol::membership::Proposal;
 use sds_core::replica::DeviceStatus;
 use sds_core::replica::interface::DeviceSlot;
@@ -76,6 +78,7 @@ pub(crate) fn device_reports(configs: &[DeviceConfig], stages: &[Stage], statuse
             sequence_ceiling: ShardSequence::new(0),
             // The store does not say yet: not known.
             flushed: LogSequence::default(),
+            cache: BootId::default(),
             faults: FaultCounts::default(),
             recent_faults: Vec::new(),
         };
@@ -88,6 +91,7 @@ pub(crate) fn device_reports(configs: &[DeviceConfig], stages: &[Stage], statuse
                     report.state = status.state.clone();
                     report.capacity = status.capacity;
                     report.sequence_ceiling = status.sequence_ceiling;
+                    report.cache = status.cache;
                     report.faults = status.faults;
                     report.recent_faults.clone_from(&status.recent_faults);
                 }

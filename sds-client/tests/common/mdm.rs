@@ -95,9 +95,8 @@ impl FakeMdm {
         let entry = |shard: u32| ShardEntry {
             epoch: Epoch::new(1),
             in_sync: InSync::sole(Member { device: DeviceId::new(shard % servers + 1), incarnation: Incarnation::new(1) }),
-            joining: None,
-            lapsed: None,
             first_sequence: ShardSequence::new(1),
+            ..ShardEntry::default()
         };
         let device = |id: u32| DeviceView { id: DeviceId::new(id), sds: SdsId::new(id) };
         let sds =

@@ -34,6 +34,12 @@ fn shards(state: &State) -> Option<&'static str> {
             if members.is_empty() || entry.epoch.get() == 0 || entry.first_sequence.get() == 0 {
                 return Some("I1: a placed shard has an epoch, a member and a first sequence");
             }
+            if entry.made_at > pool.changed || entry.made_at.get() == 0 {
+                return Some("I3: an epoch is newer than the map that has it");
+            }
+            if entry.cache_lost_in > entry.epoch || (members.len() < 2 && entry.cache_lost.contains(&true)) {
+                return Some("caches were lost in an epoch to come, or by no member");
+            }
             for member in members {
                 let Some(device) = state.devices.get(&member.device) else { return Some("a shard is on a device nobody knows") };
                 if device.pool != *id {

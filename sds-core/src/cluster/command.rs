@@ -7,8 +7,8 @@
 use crate::codec::{self, CodecError};
 use crate::control::Capacity;
 use crate::id::{
-    ClientId, DeviceId, DeviceUuid, LogSequence, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, ShardSequence, SystemId, Ticket,
-    TreeId, VolumeId,
+    BootId, ClientId, DeviceId, DeviceUuid, LogSequence, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, ShardSequence, SystemId,
+    Ticket, TreeId, VolumeId,
 };
 use crate::map::Copies;
 use crate::protocol::membership::Proposal;
@@ -17,7 +17,7 @@ use crate::view::SessionMode;
 use serde::{Deserialize, Serialize};
 
 /// Version of an encoded command.
-pub const COMMAND_VERSION: u16 = 2;
+pub const COMMAND_VERSION: u16 = 3;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +128,8 @@ pub struct RegisterDevice {
     pub flushed: LogSequence,
     /// The newest flushed position the proposer has heard of it, in whatever life.
     pub heard: LogSequence,
+    /// Its volatile cache, named by the boot of its host; nil: it has none.
+    pub cache: BootId,
 }
 
 /// A volume to be made.

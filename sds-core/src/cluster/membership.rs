@@ -5,10 +5,10 @@
 //! Must not know: who asks, and why.
 
 use super::state::{Device, Server};
-use crate::id::{DeviceId, SdsId, ShardSequence};
+use crate::id::{DeviceId, Incarnation, MapVersion, SdsId, ShardSequence};
 use crate::limits::SEQUENCE_HEADROOM;
 use crate::map::{Copies, Member, ShardEntry};
-use crate::protocol::membership::{self, Change, Proposal, Refused, Registered};
+use crate::protocol::membership::{self, Beginning, Change, Proposal, Refused, Registered};
 use std::collections::BTreeMap;
 
 /// Devices and their servers, as registered.
@@ -18,6 +18,8 @@ pub(super) struct Known<'a> {
     pub(super) servers: &'a BTreeMap<SdsId, Server>,
     /// How many copies the shards in question have.
     pub(super) copies: Copies,
+    /// The version that the command makes, if it changes anything.
+    pub(super) made_at: MapVersion,
 }
 
 impl Known<'_> {
@@ -31,11 +33,13 @@ impl Known<'_> {
     pub(super) fn commit(&self, entry: &ShardEntry, proposal: &Proposal) -> Result<ShardEntry, Refused> {
         let registered = |device: DeviceId| {
             let serving = self.serving(device)?;
-            Some(Registered { incarnation: serving.incarnation, amnesic: self.has_forgotten(entry, device) })
+            let (amnesic, cache_lost) = (self.has_forgotten(entry, device), self.has_lost_cache(entry, device));
+            Some(Registered { incarnation: serving.incarnation, amnesic, cache_lost })
         };
         let used = entry.in_sync.members().iter().filter_map(|member| self.devices.get(&member.device));
         let ceiling = used.map(|device| device.sequence_ceiling).fold(entry.first_sequence, ShardSequence::max);
-        let mut next = membership::commit(entry, proposal, registered, ceiling)?;
+        let beginning = Beginning { first_sequence: ceiling, made_at: self.made_at };
+        let mut next = membership::commit(entry, proposal, registered, beginning)?;
         let device_of_primary = |entry: &ShardEntry| entry.in_sync.primary().map(|member| member.device);
         if device_of_primary(&next) != device_of_primary(entry) {
             next.first_sequence = ShardSequence::new(ceiling.get().saturating_add(SEQUENCE_HEADROOM));
@@ -69,14 +73,24 @@ impl Known<'_> {
     /// Whether the device has forgotten what it flushed since it became a member (I13). Of one that is no member it is not known
     /// when it was one: if it ever forgot anything, it has. A sole copy of a pool that keeps one is all there is, and goes on.
     fn has_forgotten(&self, entry: &ShardEntry, device: DeviceId) -> bool {
-        let member = entry.in_sync.members().iter().find(|member| member.device == device);
-        let since = member.map(|member| member.incarnation).unwrap_or_default();
         let forgot_in = self.devices.get(&device).and_then(|record| record.forgot_in);
-        self.copies == Copies::Two && forgot_in.is_some_and(|life| life > since)
+        self.copies == Copies::Two && forgot_in.is_some_and(|life| life > member_since(entry, device))
+    }
+
+    /// Whether the device's volatile cache was lost since it became a member.
+    fn has_lost_cache(&self, entry: &ShardEntry, device: DeviceId) -> bool {
+        let lost_in = self.devices.get(&device).and_then(|record| record.cache_lost_in);
+        lost_in.is_some_and(|life| life > member_since(entry, device))
     }
 
     fn fault_set(&self, device: DeviceId) -> Option<&str> {
         let server = self.servers.get(&self.devices.get(&device)?.sds)?;
         Some(&server.fault_set)
     }
+}
+
+/// The life in which the device is a member; before all of them, if it is none.
+fn member_since(entry: &ShardEntry, device: DeviceId) -> Incarnation {
+    let member = entry.in_sync.members().iter().find(|member| member.device == device);
+    member.map(|member| member.incarnation).unwrap_or_default()
 }

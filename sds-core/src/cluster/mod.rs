@@ -99,9 +99,14 @@ impl Cluster {
         Outcome::Initialised { system: self.state.system }
     }
 
+    /// The version that the command in hand makes, if it changes anything that others see.
+    fn coming_version(&self) -> MapVersion {
+        MapVersion::new(self.state.versions.current.get() + 1)
+    }
+
     /// Moves the whole to its next version; each change calls it once at most.
     fn next_version(&mut self) -> MapVersion {
-        self.state.versions.current = MapVersion::new(self.state.versions.current.get() + 1);
+        self.state.versions.current = self.coming_version();
         self.state.versions.current
     }
 

@@ -121,7 +121,8 @@ impl Cluster {
             Some(secondary) => (InSync::pair(member(homes.primary), member(secondary)), ceiling(homes.primary).max(ceiling(secondary))),
         };
         // Sequence 0 is before the first.
-        ShardEntry { epoch: Epoch::new(1), in_sync, joining: None, lapsed: None, first_sequence: ceiling.max(ShardSequence::new(1)) }
+        let first_sequence = ceiling.max(ShardSequence::new(1));
+        ShardEntry { epoch: Epoch::new(1), in_sync, first_sequence, made_at: self.coming_version(), ..ShardEntry::default() }
     }
 
     pub(super) fn trees_freed(

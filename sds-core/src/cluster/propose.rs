@@ -25,6 +25,7 @@ impl Cluster {
                 device.sequence_ceiling = device.sequence_ceiling.max(*ceiling);
             }
         }
+        let made_at = self.coming_version();
         let State { pools, devices, servers, .. } = &mut self.state;
         let (mut touched, mut committed) = (BTreeSet::new(), 0_u32);
         let mut joining: BTreeMap<DeviceId, u32> = BTreeMap::new();
@@ -32,7 +33,7 @@ impl Cluster {
         for (pool, shard, proposal) in proposals {
             let of = pools.get_mut(pool).and_then(|pool| Some((pool.copies, pool.map.shards.get_mut(shard.get() as usize)?)));
             let decided = of.ok_or(ProposalFault::NoShard);
-            match decided.and_then(|(copies, entry)| decide(Known { devices, servers, copies }, sds, entry, proposal)) {
+            match decided.and_then(|(copies, entry)| decide(Known { devices, servers, copies, made_at }, sds, entry, proposal)) {
                 Ok(joiner) => {
                     committed += 1;
                     touched.insert(*pool);

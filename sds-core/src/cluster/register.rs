@@ -12,6 +12,7 @@ use super::{Cluster, RegisterDevice, RegisterSds, name};
 use crate::id::{DeviceId, DeviceUuid, Incarnation, LogSequence, PoolId, SdsId};
 use crate::limits::{DEVICES_MAX, DEVICES_PER_SDS_MAX, SDS_ADDRESSES_MAX, SDS_MAX};
 use crate::map::Copies;
+use crate::protocol::membership::cache_is_kept;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a registration has done so far.
@@ -189,9 +190,13 @@ impl Cluster {
         let opens = report.open && before.is_none_or(|device| !device.open || device.incarnation != incarnation);
         let (mut capacity, mut ceiling) = (report.capacity, report.sequence_ceiling);
         let (mut flushed, mut forgot_in) = (report.flushed, None);
+        let (mut cache, mut cache_lost_in) = (report.cache, None);
         if let Some(before) = before {
             let had = before.flushed.max(report.heard);
-            forgot_in = before.forgot_in;
+            (forgot_in, cache_lost_in) = (before.forgot_in, before.cache_lost_in);
+            if opens && !cache_is_kept(before.cache, report.cache) {
+                cache_lost_in = Some(incarnation);
+            }
             if opens && report.flushed > LogSequence::default() && report.flushed < had {
                 events.push(Event::DeviceForgot { device: id, flushed: had, found: report.flushed });
                 forgot_in = Some(incarnation);
@@ -203,7 +208,7 @@ impl Cluster {
             }
             // One that does not serve cannot say what it holds.
             if !report.open {
-                capacity = before.capacity;
+                (capacity, cache) = (before.capacity, before.cache);
                 if before.open {
                     events.push(Event::DeviceClosed { device: id });
                 }
@@ -221,6 +226,8 @@ impl Cluster {
             sequence_ceiling: ceiling,
             flushed,
             forgot_in,
+            cache,
+            cache_lost_in,
         };
         if opens {
             done.opened.insert(id);
@@ -256,8 +263,9 @@ impl Cluster {
     /// Gives every shard its next epoch whose members have all opened in newer lives, and lets the server's devices join the
     /// shards they fell out of. Returns the pools touched.
     fn advance_shards(&mut self, sds: SdsId, opened: &BTreeSet<DeviceId>, events: &mut Vec<Event>) -> BTreeSet<PoolId> {
+        let made_at = self.coming_version();
         let State { pools, devices, servers, .. } = &mut self.state;
-        let known = Known { devices, servers, copies: Copies::One };
+        let known = Known { devices, servers, copies: Copies::One, made_at };
         let is_ours = |device: DeviceId| known.devices.get(&device).is_some_and(|device| device.sds == sds);
         let mut touched = BTreeSet::new();
         let mut advanced: BTreeMap<DeviceId, u32> = BTreeMap::new();

@@ -5,7 +5,7 @@
 
 use crate::control::Capacity;
 use crate::id::{
-    ClientId, DeviceId, DeviceUuid, Incarnation, LogSequence, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration, ShardSequence,
+    BootId, ClientId, DeviceId, DeviceUuid, Incarnation, LogSequence, MapVersion, PoolId, SdsId, SdsUuid, SessionGeneration, ShardSequence,
     SystemId, Ticket, TreeId, VolumeId,
 };
 use crate::map::{Copies, ShardMap};
@@ -107,6 +107,10 @@ pub struct Device {
     pub flushed: LogSequence,
     /// The last life that it began with less than it had flushed. A member of an earlier life is amnesic (I13).
     pub forgot_in: Option<Incarnation>,
+    /// Its volatile cache when it opened last, named by the boot of its host; nil: it had none.
+    pub cache: BootId,
+    /// The last life that it began without the volatile cache of the one before. A member of an earlier life has lost its cache.
+    pub cache_lost_in: Option<Incarnation>,
 }
 
 /// A volume.

@@ -4,7 +4,7 @@ mod replication;
 
 use super::*;
 use crate::control::{Capacity, Opened};
-use crate::id::{ClientId, Epoch, Incarnation, LogSequence, SdsUuid, SessionGeneration, ShardSequence, Ticket};
+use crate::id::{BootId, ClientId, Epoch, Incarnation, LogSequence, SdsUuid, SessionGeneration, ShardSequence, Ticket};
 use crate::limits::{SESSIONS_PER_VOLUME_MAX, SHARDS_PER_POOL_DEFAULT, VOLUME_BYTES_MAX};
 use crate::unit::ByteCount;
 use crate::view::{SessionMode, ViewUpdate};
@@ -24,6 +24,7 @@ fn device(uuid: u128) -> RegisterDevice {
         sequence_ceiling: ShardSequence::default(),
         flushed: LogSequence::default(),
         heard: LogSequence::default(),
+        cache: BootId::default(),
     }
 }
 
@@ -455,15 +456,17 @@ fn newer_formats_and_nonsense_are_refused() {
     let test = Test::with_volume();
     let mut bytes = test.cluster.encode().expect("small");
     assert_eq!(Cluster::decode(&bytes).expect("its own"), test.cluster);
-    bytes[0] = 3;
-    assert!(matches!(Cluster::decode(&bytes), Err(FormatError::Version { found: 3, known: 2 })));
+    bytes[0] = 2;
+    assert!(matches!(Cluster::decode(&bytes), Err(FormatError::Version { found: 2, known: 3 })), "of an older program");
+    bytes[0] = 4;
+    assert!(matches!(Cluster::decode(&bytes), Err(FormatError::Version { found: 4, known: 3 })));
     assert!(Cluster::decode(&[]).is_err());
-    assert!(Cluster::decode(&[2, 2, 3]).is_err());
+    assert!(Cluster::decode(&[3, 2, 3]).is_err());
     let command = Command { unix_ms: 9, change: Change::Initialise { system: SYSTEM } };
     let mut bytes = command.encode().expect("small");
     assert_eq!(Command::decode(&bytes).expect("its own"), command);
-    bytes[0] = 3;
-    assert!(matches!(Command::decode(&bytes), Err(FormatError::Version { found: 3, .. })));
+    bytes[0] = 2;
+    assert!(matches!(Command::decode(&bytes), Err(FormatError::Version { found: 2, known: 3 })));
     assert!(Command::decode(&bytes[..1]).is_err());
 }
 

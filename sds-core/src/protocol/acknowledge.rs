@@ -21,7 +21,7 @@ pub fn may_acknowledge(entry: &ShardEntry, proposed_joiner: Option<Member>, comp
 
 /// Whether a FLUSH, complete on all of [`needed`], may succeed for writes of which the oldest was acknowledged at epoch
 /// `oldest_write`. `cache_lost_in` is the newest epoch that began with no in-sync copy's volatile cache
-/// kept ([`super::membership::Change::Reform`]); what was acknowledged before it and not flushed may be gone, and the FLUSH fails once.
+/// kept ([`ShardEntry::cache_lost_in`], set by [`super::membership::commit`]); what was acknowledged before it and not flushed may be gone, and the FLUSH fails once.
 #[must_use]
 pub fn flush_may_succeed(oldest_write: Epoch, cache_lost_in: Epoch) -> bool {
     cache_lost_in <= oldest_write

@@ -3,7 +3,9 @@
 //! Every change names the epoch it starts from and is committed only on that one: a compare-and-swap. Whoever does not
 //! know what became of its proposal looks at the entry: it is there, or it can no longer come.
 
-use crate::id::{DeviceId, Epoch, Incarnation, ShardSequence};
+use super::settle;
+use crate::id::{BootId, DeviceId, Epoch, Incarnation, MapVersion, ShardSequence};
+use crate::limits::IN_SYNC_MAX;
 use crate::map::{InSync, Lapsed, Member, ShardEntry};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,9 @@ pub enum Change {
     /// All members have restarted, or the proposer is still unsettled and the other has restarted: same devices, newest lives,
     /// all of them unsettled.
     Reform,
+    /// Both members have settled and flushed after one of them had lost its volatile cache: the next epoch may be served. Asked for
+    /// by the primary ([`settle::is_for_settling`]).
+    Settled,
 }
 
 /// A proposal to the MDM.
@@ -69,6 +74,25 @@ pub struct Registered {
     pub incarnation: Incarnation,
     /// Its log ends before the newest flushed position that it or its partner reported (I13).
     pub amnesic: bool,
+    /// Its volatile cache was lost since the life in which it is a member: a life after that one began without the cache of the
+    /// one before ([`cache_is_kept`]).
+    pub cache_lost: bool,
+}
+
+/// Whether a device that served with one cache, and serves again with another, still has what was in the first. A cache is
+/// named by the boot of the host whose power it lives on; nil where it is not volatile.
+#[must_use]
+pub fn cache_is_kept(before: BootId, now: BootId) -> bool {
+    before.is_nil() || before == now
+}
+
+/// What the MDM gives an epoch to begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// Its first sequence: above every one that any earlier epoch can have used (durably reserved), so that none is used twice.
+    pub first_sequence: ShardSequence,
+    /// The version of the map that will have it.
+    pub made_at: MapVersion,
 }
 
 /// Why a proposal is refused. Nothing changed.
@@ -88,10 +112,11 @@ pub enum Refused {
     NoRoom,
     /// There is no joiner to be grown by.
     NoJoiner,
+    /// No member had lost its cache: the epoch is served as it is.
+    NothingToSettle,
 }
 
-/// Applies a proposal to an entry: the entry that is committed, or why not. `ceiling` is above every sequence that any
-/// earlier epoch can have used (durably reserved), so that no sequence is used twice.
+/// Applies a proposal to an entry: the entry that is committed, or why not.
 ///
 /// # Errors
 /// If the rules do not allow it; see [`Refused`].
@@ -99,7 +124,7 @@ pub fn commit(
     entry: &ShardEntry,
     proposal: &Proposal,
     registered: impl Fn(DeviceId) -> Option<Registered>,
-    ceiling: ShardSequence,
+    beginning: Beginning,
 ) -> Result<ShardEntry, Refused> {
     if proposal.base != entry.epoch {
         return Err(Refused::OtherEpoch);
@@ -111,10 +136,14 @@ pub fn commit(
     };
     let is_life = |member: Member| registered(member.device).is_some_and(|known| known.incarnation == member.incarnation);
     let mut next = *entry;
+    next.epoch.advance_to(Epoch::new(entry.epoch.get() + 1));
+    next.first_sequence = beginning.first_sequence;
+    next.made_at = beginning.made_at;
     match (proposal.change, proposer) {
         (Change::Shrink { complete }, Some(proposer)) => {
             let other = other_of(members, proposer).ok_or(Refused::LastCopy)?;
             next.in_sync = InSync::sole(proposer);
+            next.cache_lost = KEPT;
             next.lapsed = Some(Lapsed { device: other.device, complete });
         }
         (Change::Yield { complete }, Some(proposer)) => {
@@ -123,6 +152,11 @@ pub fn commit(
                 return Err(Refused::LastCopy);
             }
             next.in_sync = InSync::sole(other);
+            next.cache_lost = KEPT;
+            // It may not have settled, and then nobody has what it lost.
+            if entry.has_lost_cache(other) {
+                next.cache_lost_in = next.epoch;
+            }
             next.lapsed = Some(Lapsed { device: proposer.device, complete });
         }
         (Change::Grow, Some(proposer)) => {
@@ -143,6 +177,16 @@ pub fn commit(
                 return Err(Refused::NotInSync);
             }
             next.in_sync = InSync::pair(other, proposer);
+            next.cache_lost.reverse();
+        }
+        (Change::Settled, Some(proposer)) => {
+            if entry.in_sync.primary() != Some(proposer) {
+                return Err(Refused::NotInSync);
+            }
+            if !settle::is_for_settling(entry) {
+                return Err(Refused::NothingToSettle);
+            }
+            next.cache_lost = KEPT;
         }
         (Change::Join { joiner }, None) => {
             if members.len() != 1 || members.iter().any(|member| member.device == joiner.device) || entry.joining == Some(joiner) {
@@ -160,12 +204,11 @@ pub fn commit(
             next.joining = Some(joiner);
         }
         (Change::Reform, proposer) => reform(&mut next, proposer, registered)?,
-        (Change::Shrink { .. } | Change::Yield { .. } | Change::Grow | Change::Swap, None) | (Change::Join { .. }, Some(_)) => {
+        (Change::Shrink { .. } | Change::Yield { .. } | Change::Grow | Change::Swap | Change::Settled, None)
+        | (Change::Join { .. }, Some(_)) => {
             return Err(Refused::NotInSync);
         }
     }
-    next.epoch.advance_to(Epoch::new(entry.epoch.get() + 1));
-    next.first_sequence = ceiling;
     Ok(next)
 }
 
@@ -175,22 +218,31 @@ pub fn other_of(members: &[Member], own: Member) -> Option<Member> {
     members.iter().copied().find(|member| *member != own)
 }
 
+/// No cache of a member was lost.
+const KEPT: [bool; IN_SYNC_MAX] = [false; IN_SYNC_MAX];
+
 fn reform(next: &mut ShardEntry, unsettled: Option<Member>, registered: impl Fn(DeviceId) -> Option<Registered>) -> Result<(), Refused> {
-    let old = next.in_sync;
-    let mut lives = Vec::with_capacity(old.members().len());
-    for member in old.members() {
+    let old = *next;
+    let mut lives = Vec::with_capacity(old.in_sync.members().len());
+    for member in old.in_sync.members() {
         let known = registered(member.device).ok_or(Refused::NotRegistered)?;
         if known.incarnation == member.incarnation && unsettled != Some(*member) {
             return Err(Refused::StillAlive);
         }
-        lives.push((Member { device: member.device, incarnation: known.incarnation }, known.amnesic));
+        // What was lost before an epoch that was never served is still missing.
+        let lost = known.cache_lost || old.has_lost_cache(*member);
+        lives.push((Member { device: member.device, incarnation: known.incarnation }, known.amnesic, lost));
     }
     // I13: who has forgotten is out, unless nobody remembers more.
-    let sound: Vec<Member> = lives.iter().filter(|(_, amnesic)| !amnesic).map(|(member, _)| *member).collect();
+    let sound: Vec<(Member, bool)> = lives.iter().filter(|(_, amnesic, _)| !amnesic).map(|(member, _, lost)| (*member, *lost)).collect();
+    next.cache_lost = KEPT;
     next.in_sync = match (sound.as_slice(), lives.as_slice()) {
-        ([primary, secondary], _) => InSync::pair(*primary, *secondary),
-        ([sound], [_]) => InSync::sole(*sound),
-        ([sound], [(first, _), (second, _)]) => {
+        ([(primary, first), (secondary, second)], _) => {
+            next.cache_lost = [*first, *second];
+            InSync::pair(*primary, *secondary)
+        }
+        ([(sound, _)], [_]) => InSync::sole(*sound),
+        ([(sound, _)], [(first, ..), (second, ..)]) => {
             let forgotten = if first == sound { second } else { first };
             next.lapsed = Some(Lapsed { device: forgotten.device, complete: ShardSequence::new(0) });
             InSync::sole(*sound)
@@ -198,5 +250,9 @@ fn reform(next: &mut ShardEntry, unsettled: Option<Member>, registered: impl Fn(
         // Forcing a copy that has forgotten is an operator's command (I7).
         _ => return Err(Refused::LastCopy),
     };
+    // A copy that kept its cache has all that was acknowledged.
+    if sound.iter().all(|(_, lost)| *lost) {
+        next.cache_lost_in = next.epoch;
+    }
     Ok(())
 }

@@ -9,6 +9,7 @@
 
 use crate::checksum::Checksum;
 use crate::id::Version;
+use crate::map::ShardEntry;
 
 /// A recorded write of the block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,7 +27,7 @@ pub struct Exhibit<'a> {
     pub records: &'a [Record],
     /// Checksum of the bytes on its medium; `None` if they cannot be read.
     pub medium: Option<Checksum>,
-    /// The volatile cache was lost since the last epoch both served (the host's boot id changed).
+    /// The volatile cache was lost since the last epoch both served: [`ShardEntry::has_lost_cache`].
     pub cache_lost: bool,
 }
 
@@ -67,6 +68,15 @@ pub enum Plan {
     },
     /// No healthy history leads here: reads fail until the block is overwritten, with an alarm.
     Quarantine,
+}
+
+/// Whether an epoch is for settling only: a member came into it without its volatile cache. Nothing is acknowledged or read in it.
+/// When both members have settled and flushed, its primary asks for the next ([`super::membership::Change::Settled`]), and
+/// that one is served. So if the set must be formed again before, it is known which caches count: had the epoch been served, a
+/// cache lost before it would count no more, and nobody could tell.
+#[must_use]
+pub fn is_for_settling(entry: &ShardEntry) -> bool {
+    entry.cache_lost.contains(&true)
 }
 
 fn take(from: Side, checksum: Checksum) -> Plan {

@@ -214,6 +214,7 @@ impl Device {
             },
             capacity: statistics.capacity,
             sequence_ceiling: self.ceiling,
+            cache: if self.volatile_cache { self.boot } else { BootId::default() },
             faults: statistics.faults,
             recent_faults: self.recent_faults.iter().cloned().collect(),
             statistics,

@@ -4,7 +4,7 @@
 
 use super::interface::DeviceSlot;
 use crate::control::{Capacity, DeviceState, FaultCounts};
-use crate::id::{DeviceId, DeviceUuid, MapVersion, ShardSequence, SystemId};
+use crate::id::{BootId, DeviceId, DeviceUuid, MapVersion, ShardSequence, SystemId};
 use crate::store::interface::Statistics;
 use crate::unit::Nanos;
 
@@ -28,6 +28,8 @@ pub struct DeviceStatus {
     pub capacity: Capacity,
     /// No sequence at or above this has been used on it.
     pub sequence_ceiling: ShardSequence,
+    /// Its volatile cache, named by the boot of its host; nil where it has none.
+    pub cache: BootId,
     /// What went wrong so far.
     pub faults: FaultCounts,
     /// The most recent data faults, oldest first, at most [`RECENT_FAULTS_MAX`].

@@ -4,7 +4,7 @@ use super::{Pair, member};
 use crate::replica_rig::*;
 use sds_core::id::*;
 use sds_core::map::{InSync, Member, ShardEntry, ShardMap};
-use sds_core::protocol::membership::{Change, Proposal, Registered, commit};
+use sds_core::protocol::membership::{Beginning, Change, Proposal, Registered, commit};
 
 pub struct Mdm {
     pub entries: Vec<ShardEntry>,
@@ -23,11 +23,12 @@ impl Mdm {
         let lives = self.lives;
         let registered = |device| {
             let life = lives.iter().find(|life| life.device == device)?;
-            Some(Registered { incarnation: life.incarnation, amnesic: false })
+            Some(Registered { incarnation: life.incarnation, amnesic: false, cache_lost: false })
         };
         // Above everything used: in tests nobody uses a million.
         self.ceiling += 1 << 21;
-        match commit(&self.entries[shard], proposal, registered, ShardSequence::new(self.ceiling)) {
+        let beginning = Beginning { first_sequence: ShardSequence::new(self.ceiling), made_at: MapVersion::new(1) };
+        match commit(&self.entries[shard], proposal, registered, beginning) {
             Ok(entry) => {
                 self.entries[shard] = entry;
                 true

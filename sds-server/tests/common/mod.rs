@@ -158,9 +158,8 @@ pub fn view(version: u64, registration: &Registration) -> ViewUpdate {
     let entry = |shard: u32| ShardEntry {
         epoch: Epoch::new(1),
         in_sync: InSync::sole(Member { device: DeviceId::new(1 + shard % device_count), incarnation: INCARNATION }),
-        joining: None,
-        lapsed: None,
         first_sequence: registration.devices.iter().map(|device| device.sequence_ceiling).max().unwrap_or_default(),
+        ..ShardEntry::default()
     };
     ViewUpdate {
         system: SYSTEM,

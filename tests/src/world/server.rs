@@ -264,6 +264,7 @@ impl World {
             capacity: Capacity { total: ByteCount::new(status.capacity.total.get() + CLAIMED), ..status.capacity },
             sequence_ceiling: status.sequence_ceiling,
             flushed: sds_core::id::LogSequence::default(),
+            cache: status.cache,
             faults: status.faults,
             recent_faults: status.recent_faults,
         };

@@ -441,6 +441,7 @@ fn register_device(report: &DeviceReport) -> RegisterDevice {
         sequence_ceiling: report.sequence_ceiling,
         flushed: report.flushed,
         heard: LogSequence::default(),
+        cache: report.cache,
     }
 }
 

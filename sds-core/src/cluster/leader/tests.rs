@@ -214,6 +214,7 @@ fn device(uuid: u64, state: DeviceState) -> DeviceReport {
         capacity: Capacity { total: ByteCount::new(1 << 30), used: ByteCount::new(1 << 20), reclaimable: ByteCount::ZERO },
         sequence_ceiling: ShardSequence::default(),
         flushed: LogSequence::default(),
+        cache: crate::id::BootId::default(),
         faults: FaultCounts::default(),
         recent_faults: Vec::new(),
     }

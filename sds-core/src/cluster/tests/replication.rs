@@ -204,6 +204,81 @@ fn when_all_members_have_restarted_the_shard_is_formed_again() {
     }
 }
 
+#[test]
+fn an_epoch_names_the_version_that_made_it() {
+    let mut test = Test::pairs_with_volume(2);
+    let version = test.cluster.version();
+    assert!(test.entries().iter().all(|entry| entry.made_at == version), "placed");
+    let secondary = test.entry(0).in_sync.members()[1];
+    test.ask(0, secondary, shrink(0)).expect("committed");
+    assert_eq!((test.entry(0).made_at, test.entry(1).made_at), (test.cluster.version(), version));
+    test.restart(secondary.device.get(), 101);
+    test.restart(3 - secondary.device.get(), 101);
+    assert!(test.entries().iter().any(|entry| entry.made_at == test.cluster.version()));
+}
+
+impl Test {
+    /// The server comes back in another life, its host in this boot (0: its device has no volatile cache).
+    fn comes_back(&mut self, device: u32, life: u128, boot: u128) {
+        let sds = u128::from(device);
+        let report = RegisterDevice { cache: BootId::new(boot), ..paired(10 + sds) };
+        self.register(register(sds, life, vec![report])).expect("registers");
+    }
+}
+
+#[test]
+fn a_shard_formed_again_says_whose_cache_was_lost_and_since_when_no_cache_was_kept() {
+    // By the boots before and after of the two hosts.
+    for (first, second, lost) in
+        [((5, 5), (6, 6), [false; 2]), ((5, 7), (6, 6), [true, false]), ((5, 7), (6, 8), [true; 2]), ((0, 7), (6, 8), [false, true])]
+    {
+        let mut test = Test::pairs(2);
+        test.comes_back(1, 101, first.0);
+        test.comes_back(2, 101, second.0);
+        test.create(CreateVolume { pool: PAIRS.to_owned(), ..create("one", GIB) }).expect("is made");
+        test.comes_back(1, 102, first.1);
+        test.comes_back(2, 102, second.1);
+        for entry in test.entries() {
+            let of = |member: &Member| lost[member.device.get() as usize - 1];
+            let members: Vec<bool> = entry.in_sync.members().iter().map(of).collect();
+            assert_eq!(entry.cache_lost.to_vec(), members, "{first:?} {second:?}");
+            assert_eq!(entry.cache_lost_in, Epoch::new(if lost == [true; 2] { 2 } else { 0 }));
+        }
+    }
+}
+
+#[test]
+fn a_cache_lost_in_a_life_that_formed_nothing_is_still_lost() {
+    let mut test = Test::pairs(2);
+    test.comes_back(1, 101, 5);
+    test.comes_back(2, 101, 6);
+    test.create(CreateVolume { pool: PAIRS.to_owned(), ..create("one", GIB) }).expect("is made");
+    // Its power is cut, then only its process dies, while the other is away.
+    test.comes_back(1, 102, 7);
+    test.comes_back(1, 103, 7);
+    test.comes_back(2, 102, 6);
+    let entry = test.entry(0);
+    assert!(entry.has_lost_cache(test.member(1)) && !entry.has_lost_cache(test.member(2)), "{entry:?}");
+    let primary = entry.in_sync.primary().expect("there is one");
+    test.ask(0, primary, Rule::Settled).expect("both have settled");
+    assert_eq!((test.entry(0).cache_lost, test.entry(0).epoch), ([false; 2], Epoch::new(3)));
+    test.comes_back(1, 104, 7);
+    test.comes_back(2, 103, 9);
+    let entry = test.entry(0);
+    assert!(!entry.has_lost_cache(test.member(1)) && entry.has_lost_cache(test.member(2)), "{entry:?}");
+    assert_eq!(entry.cache_lost_in, Epoch::new(0));
+}
+
+#[test]
+fn one_copy_that_lost_its_cache_says_so_in_its_epoch() {
+    let mut test = Test::with_volume();
+    let cached = |boot| vec![RegisterDevice { cache: BootId::new(boot), ..device(11) }];
+    for (life, boot, lost_in) in [(200, 5, 0), (201, 5, 0), (202, 6, 4), (203, 6, 4)] {
+        test.register(register(1, life, cached(boot))).expect("registers");
+        assert!(test.entries_of(1).iter().all(|entry| entry.cache_lost_in == Epoch::new(lost_in)), "life {life}");
+    }
+}
+
 /// Both members restart, and the first comes back with an older log.
 fn forgetful(found: u64, heard: u64) -> Test {
     let mut test = Test::pairs_with_volume(2);
@@ -328,6 +403,7 @@ fn a_move() -> impl Strategy<Value = Move> {
         4 => Just(Rule::Grow),
         2 => Just(Rule::Swap),
         2 => Just(Rule::Reform),
+        2 => Just(Rule::Settled),
         1 => (1_u32..5, 1_u64..9).prop_map(|(device, life)| Rule::Join {
             joiner: Member { device: DeviceId::new(device), incarnation: Incarnation::new(life) }
         }),

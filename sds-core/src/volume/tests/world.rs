@@ -107,9 +107,8 @@ pub(super) fn view(version: u64, generation: u64) -> ViewUpdate {
     let shards = (0..SHARDS).map(|shard| ShardEntry {
         epoch: Epoch::new(3),
         in_sync: InSync::sole(member(shard)),
-        joining: None,
-        lapsed: None,
         first_sequence: ShardSequence::new(1),
+        ..ShardEntry::default()
     });
     let session =
         SessionView { client: ME, ticket: Ticket::new(1), generation: SessionGeneration::new(generation), mode: SessionMode::Exclusive };
