@@ -219,7 +219,11 @@ impl Protocol {
             let at = server(named);
             let since = entry.in_sync.members().iter().find(|member| member.device == named).map(|member| member.incarnation);
             let cache_lost = since.is_some_and(|since| mdm.cache_lost_in[at] > since);
-            Some(Registered { incarnation: mdm.lives[at], amnesic: mdm.amnesic[at] && self.on(Rule::Amnesia), cache_lost })
+            // Without the rule a proposer counts as living.
+            let proposer =
+                proposal.proposer.filter(|own| own.device == named && !(self.on(Rule::ProposerLives) && self.on(Rule::MemberIncarnation)));
+            let incarnation = proposer.map_or(mdm.lives[at], |own| own.incarnation);
+            Some(Registered { incarnation, open: true, amnesic: mdm.amnesic[at] && self.on(Rule::Amnesia), cache_lost })
         };
         let ceiling = ShardSequence::new(u64::from(entry.epoch.get() + 1) * STRIDE);
         let beginning = Beginning { first_sequence: ceiling, made_at: MapVersion::new(mdm.map.get() + 1) };
@@ -241,6 +245,11 @@ impl Protocol {
             },
         };
         state.mdm.map = MapVersion::new(state.mdm.map.get() + 1);
+        // Committed after its power was cut and before it is back: as if it had been committed before the cut.
+        let dead = proposal.proposer.map(|own| server(own.device)).filter(|own| !state.servers[*own].up && state.servers[*own].cache_lost);
+        if dead.is_some_and(|own| next.in_sync.members().iter().all(|member| server(member.device) == own)) {
+            self.caches_are_gone(state);
+        }
         for member in next.in_sync.members() {
             if entry.joining == Some(*member) {
                 state.mdm.amnesic[server(member.device)] = false;

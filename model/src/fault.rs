@@ -45,11 +45,16 @@ impl Protocol {
         let members = state.mdm.newest().in_sync;
         let counted = members.members().iter().any(|member| server(member.device) == at);
         if counted && members.members().iter().all(|member| state.servers[server(member.device)].cache_lost) {
-            state.monitor.lose_caches();
-            state.acknowledged = 0;
-            // An answer that was under way may still come: it is as if it had come before.
-            state.excused = state.servers.iter().map(|own| own.last).max().unwrap_or(0);
+            self.caches_are_gone(state);
         }
+    }
+
+    /// What was acknowledged and not flushed may be gone.
+    pub(crate) fn caches_are_gone(&self, state: &mut State) {
+        state.monitor.lose_caches();
+        state.acknowledged = 0;
+        // An answer that was under way may still come: it is as if it had come before.
+        state.excused = state.servers.iter().map(|own| own.last).max().unwrap_or(0);
     }
 
     fn die(&self, state: &mut State, at: usize) {

@@ -332,6 +332,16 @@ pub fn all() -> Vec<Scenario> {
             ..QUIET
         },
         Scenario {
+            name: "late-power",
+            about: "a member asks to go on alone, its power is cut, and it is back before its proposal arrives",
+            scripts: [&[Write(1)], &[Read]],
+            epochs: 3,
+            power_cuts: 1,
+            restarts: true,
+            late: true,
+            ..QUIET
+        },
+        Scenario {
             name: "sole-power",
             about: "the remaining copy loses its power and settles alone; the absent one comes back",
             scripts: [&[Write(1)], &[]],

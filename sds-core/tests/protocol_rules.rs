@@ -23,7 +23,7 @@ fn decide(
 ) -> Result<ShardEntry, Refused> {
     let registered = |device: DeviceId| {
         let at = device.get() as usize - 1;
-        Some(Registered { incarnation: Incarnation::new(lives[at]), amnesic: amnesic[at], cache_lost: false })
+        Some(Registered { incarnation: Incarnation::new(lives[at]), open: true, amnesic: amnesic[at], cache_lost: false })
     };
     commit(entry, &Proposal { base: entry.epoch, proposer, change }, registered, BEGINNING)
 }
@@ -35,7 +35,7 @@ fn form_again(entry: &ShardEntry, lost: [bool; 2]) -> ShardEntry {
     let registered = |device: DeviceId| {
         let member = entry.in_sync.members().iter().find(|member| member.device == device)?;
         let incarnation = Incarnation::new(member.incarnation.get() + 1);
-        Some(Registered { incarnation, amnesic: false, cache_lost: lost[device.get() as usize - 1] })
+        Some(Registered { incarnation, open: true, amnesic: false, cache_lost: lost[device.get() as usize - 1] })
     };
     let proposal = Proposal { base: entry.epoch, proposer: None, change: Change::Reform };
     commit(entry, &proposal, registered, BEGINNING).expect("all have restarted")
@@ -62,6 +62,24 @@ fn a_member_goes_on_alone_above_every_used_sequence() {
 fn who_restarted_may_not_go_on_alone() {
     let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
     assert_eq!(decide(&pair, Some(member(1, 2)), SHRINK, [2, 1], [false; 2]), Err(Refused::NotInSync));
+}
+
+#[test]
+fn what_a_former_life_asked_for_is_refused_and_who_failed_may_only_give_up() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    let gives_up = Change::Yield { complete: ShardSequence::new(0) };
+    for change in [SHRINK, gives_up, Change::Swap, Change::Settled] {
+        assert_eq!(decide(&pair, Some(member(1, 1)), change, [2, 1], [false; 2]), Err(Refused::OtherLife), "{change:?}");
+    }
+    let of = |change| {
+        let registered = |device: DeviceId| {
+            let open = device == DeviceId::new(2);
+            Some(Registered { incarnation: Incarnation::new(1), open, amnesic: false, cache_lost: false })
+        };
+        commit(&pair, &Proposal { base: pair.epoch, proposer: Some(member(1, 1)), change }, registered, BEGINNING)
+    };
+    assert_eq!(of(SHRINK), Err(Refused::OtherLife));
+    assert_eq!(of(gives_up).expect("the other serves").in_sync, InSync::sole(member(2, 1)));
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn shards(state: &State) -> Option<&'static str> {
             if entry.cache_lost_in > entry.epoch || (members.len() < 2 && entry.cache_lost.contains(&true)) {
                 return Some("caches were lost in an epoch to come, or by no member");
             }
-            for member in members {
+            for member in members.iter().chain(&entry.joining) {
                 let Some(device) = state.devices.get(&member.device) else { return Some("a shard is on a device nobody knows") };
                 if device.pool != *id {
                     return Some("a shard is on a device of another pool");
@@ -48,6 +48,9 @@ fn shards(state: &State) -> Option<&'static str> {
                 if device.incarnation < member.incarnation {
                     return Some("I6: a member is of a life in which its device never opened");
                 }
+            }
+            if entry.lapsed.is_some_and(|lapsed| !state.devices.contains_key(&lapsed.device)) {
+                return Some("a device that nobody knows fell out of a shard");
             }
             if let Some(fault) = copies(pool.copies, entry) {
                 return Some(fault);
@@ -63,9 +66,12 @@ fn copies(copies: Copies, entry: &ShardEntry) -> Option<&'static str> {
         return Some("a shard has more copies than its pool keeps");
     }
     if let [primary, secondary] = members
-        && (primary.device == secondary.device || entry.joining.is_some())
+        && (primary.device == secondary.device || entry.joining.is_some() || entry.lapsed.is_some())
     {
         return Some("a shard's copies are on one device, or more than there may be");
+    }
+    if entry.lapsed.is_some_and(|lapsed| members.iter().any(|member| member.device == lapsed.device)) {
+        return Some("I6: a device fell out of a shard and is a member of it");
     }
     let joins_itself = entry.joining.is_some_and(|joining| members.iter().any(|member| member.device == joining.device));
     joins_itself.then_some("a device joins a shard that it holds")
@@ -82,6 +88,9 @@ fn devices(state: &State) -> Option<&'static str> {
         let Some(server) = state.servers.get(&device.sds) else { return Some("a device is at a server nobody knows") };
         if device.open && device.incarnation != server.incarnation {
             return Some("I6: a device serves in a life its server is not in");
+        }
+        if device.forgot_in.max(device.cache_lost_in) > Some(device.incarnation) {
+            return Some("a device lost what it had in a life to come");
         }
         if device.incarnation.get() > state.issued.incarnation {
             return Some("I6: an incarnation was never issued");

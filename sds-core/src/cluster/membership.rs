@@ -32,14 +32,21 @@ impl Known<'_> {
     /// The entry that a proposal makes of this one.
     pub(super) fn commit(&self, entry: &ShardEntry, proposal: &Proposal) -> Result<ShardEntry, Refused> {
         let registered = |device: DeviceId| {
-            let serving = self.serving(device)?;
+            let record = self.devices.get(&device)?;
+            // One that failed is of the life that its server is in, not of the one in which it opened last.
+            let incarnation = if record.open { record.incarnation } else { self.servers.get(&record.sds)?.incarnation };
             let (amnesic, cache_lost) = (self.has_forgotten(entry, device), self.has_lost_cache(entry, device));
-            Some(Registered { incarnation: serving.incarnation, amnesic, cache_lost })
+            Some(Registered { incarnation, open: record.open, amnesic, cache_lost })
         };
         let used = entry.in_sync.members().iter().filter_map(|member| self.devices.get(&member.device));
         let ceiling = used.map(|device| device.sequence_ceiling).fold(entry.first_sequence, ShardSequence::max);
         let beginning = Beginning { first_sequence: ceiling, made_at: self.made_at };
         let mut next = membership::commit(entry, proposal, registered, beginning)?;
+        if let (Change::Grow, [first, second]) = (proposal.change, next.in_sync.members())
+            && self.fault_set(first.device) == self.fault_set(second.device)
+        {
+            return Err(Refused::SameFaultSet);
+        }
         let device_of_primary = |entry: &ShardEntry| entry.in_sync.primary().map(|member| member.device);
         if device_of_primary(&next) != device_of_primary(entry) {
             next.first_sequence = ShardSequence::new(ceiling.get().saturating_add(SEQUENCE_HEADROOM));

@@ -90,8 +90,8 @@ pub enum ProposalFault {
     /// No such pool or shard.
     #[error("there is no such shard")]
     NoShard,
-    /// The proposing device is not open at this server in the life it names.
-    #[error("the proposing device does not serve there in that life")]
+    /// The proposing device is not at this server.
+    #[error("the proposing device is not at that server")]
     NotOwner,
     /// The rules do not allow it.
     #[error("the rules do not allow it: {0:?}")]

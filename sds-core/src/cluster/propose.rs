@@ -9,7 +9,7 @@ use super::outcome::{Event, Outcome, ProposalFault};
 use super::state::State;
 use crate::id::{DeviceId, PoolId, SdsId, ShardId, ShardSequence};
 use crate::map::ShardEntry;
-use crate::protocol::membership::{Change, Proposal};
+use crate::protocol::membership::Proposal;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Cluster {
@@ -69,9 +69,7 @@ impl Cluster {
 fn decide(known: Known<'_>, sds: SdsId, entry: &mut ShardEntry, proposal: &Proposal) -> Result<Option<DeviceId>, ProposalFault> {
     let proposer = proposal.proposer.ok_or(ProposalFault::NotOwner)?;
     let device = known.devices.get(&proposer.device).ok_or(ProposalFault::NotOwner)?;
-    // A device that failed does not serve, and may still give up.
-    let may_ask = device.open || matches!(proposal.change, Change::Yield { .. });
-    if device.sds != sds || device.incarnation != proposer.incarnation || !may_ask {
+    if device.sds != sds {
         return Err(ProposalFault::NotOwner);
     }
     let mut next = known.commit(entry, proposal).map_err(ProposalFault::Rule)?;

@@ -72,6 +72,8 @@ pub struct Proposal {
 pub struct Registered {
     /// Its newest process life.
     pub incarnation: Incarnation,
+    /// It serves in that life; one that failed may still give up.
+    pub open: bool,
     /// Its log ends before the newest flushed position that it or its partner reported (I13).
     pub amnesic: bool,
     /// Its volatile cache was lost since the life in which it is a member: a life after that one began without the cache of the
@@ -100,8 +102,10 @@ pub struct Beginning {
 pub enum Refused {
     /// It starts from another epoch than the newest (I1).
     OtherEpoch,
-    /// The proposer is not in the in-sync set in this process life (I6), or not in the role the change asks for.
+    /// The proposer is not in the in-sync set (I6), or not in the role the change asks for.
     NotInSync,
+    /// The proposer has begun another life since, or does not serve (I6): what it asked for then is not what it knows now.
+    OtherLife,
     /// It would leave no in-sync copy (I7).
     LastCopy,
     /// A named replica is not registered in that life.
@@ -114,6 +118,8 @@ pub enum Refused {
     NoJoiner,
     /// No member had lost its cache: the epoch is served as it is.
     NothingToSettle,
+    /// Both copies would be in one fault set (I11).
+    SameFaultSet,
 }
 
 /// Applies a proposal to an entry: the entry that is committed, or why not.
@@ -134,7 +140,13 @@ pub fn commit(
         Some(proposer) if !members.contains(&proposer) => return Err(Refused::NotInSync),
         other => other,
     };
-    let is_life = |member: Member| registered(member.device).is_some_and(|known| known.incarnation == member.incarnation);
+    let is_life = |member: Member| registered(member.device).is_some_and(|known| known.open && known.incarnation == member.incarnation);
+    if let Some(proposer) = proposer {
+        let known = registered(proposer.device).filter(|known| known.incarnation == proposer.incarnation);
+        if !known.is_some_and(|known| known.open || matches!(proposal.change, Change::Yield { .. })) {
+            return Err(Refused::OtherLife);
+        }
+    }
     let mut next = *entry;
     next.epoch.advance_to(Epoch::new(entry.epoch.get() + 1));
     next.first_sequence = beginning.first_sequence;
@@ -225,7 +237,7 @@ fn reform(next: &mut ShardEntry, unsettled: Option<Member>, registered: impl Fn(
     let old = *next;
     let mut lives = Vec::with_capacity(old.in_sync.members().len());
     for member in old.in_sync.members() {
-        let known = registered(member.device).ok_or(Refused::NotRegistered)?;
+        let known = registered(member.device).filter(|known| known.open).ok_or(Refused::NotRegistered)?;
         if known.incarnation == member.incarnation && unsettled != Some(*member) {
             return Err(Refused::StillAlive);
         }

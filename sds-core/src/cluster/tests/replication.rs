@@ -130,7 +130,7 @@ fn a_restarted_member_changes_nothing_until_the_other_asks_and_then_joins_at_onc
     assert_eq!(test.entries(), before, "the one that lives on asks");
     let [primary, secondary] = *before[shard as usize].in_sync.members() else { panic!("two copies") };
     // The one that restarted may not ask: it is another life than the entry's.
-    assert_eq!(test.ask(shard, secondary, shrink(0)), Err(ProposalFault::NotOwner));
+    assert_eq!(test.ask(shard, secondary, shrink(0)), Err(ProposalFault::Rule(Refused::OtherLife)));
     assert_eq!(test.ask(shard, test.member(2), shrink(0)), Err(ProposalFault::Rule(Refused::NotInSync)));
     let version = test.cluster.version();
     test.ask(shard, primary, shrink(7)).expect("committed");
@@ -174,6 +174,12 @@ fn a_replica_does_not_join_from_the_fault_set_of_the_copy_it_would_join() {
     assert_eq!(test.entry(shard).joining, None, "I11");
     test.restart(2, 102);
     assert_eq!(test.entry(shard).joining, Some(test.member(2)));
+    // Nor is it grown by one that has moved there since.
+    let fault_set = format!("node-{}", primary.device);
+    test.register(RegisterSds { fault_set, ..register(2, 102, vec![paired(12)]) }).expect("registers");
+    assert_eq!(test.ask(shard, primary, Rule::Grow), Err(ProposalFault::Rule(Refused::SameFaultSet)));
+    test.restart(2, 102);
+    test.ask(shard, primary, Rule::Grow).expect("committed");
 }
 
 #[test]
@@ -345,6 +351,7 @@ fn a_failed_device_gives_up_and_does_not_join_before_it_opens_again() {
     let uuid = 10 + u128::from(primary.device.get());
     let failed = RegisterDevice { open: false, ..paired(uuid) };
     test.register(register(uuid - 10, 100, vec![failed.clone()])).expect("registers");
+    assert_eq!(test.ask(0, primary, shrink(0)), Err(ProposalFault::Rule(Refused::OtherLife)), "it does not serve");
     test.ask(0, primary, Rule::Yield { complete: ShardSequence::new(3) }).expect("committed");
     assert_eq!((test.entry(0).in_sync.members(), test.entry(0).joining), (&[secondary][..], None));
     test.register(register(uuid - 10, 101, vec![failed])).expect("registers");
