@@ -39,7 +39,11 @@ pub enum Replication {
 }
 
 /// What drawn runs of two copies ask for. **Raised by one line when the data servers can do more.**
-pub const REPLICATION: Replication = Replication::Whole;
+pub const REPLICATION: Replication = Replication::Degrades;
+
+/// Clients keep account of what is not flushed by shard, so that a flush goes to who has the shard now, and asks what both
+/// copies have kept. **Not yet:** they do so by device.
+pub const FLUSHES_FOLLOW_SHARDS: bool = false;
 
 /// Mean nanoseconds between two troubles of a kind; `None`: never in this run.
 pub type Every = Option<u64>;

@@ -25,6 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Allowance {
     /// Devices may be full.
     pub no_space: bool,
+    /// A flush may report a loss where there was none.
+    pub needless_flush_lost: bool,
 }
 
 /// Something that must not have happened.
@@ -278,7 +280,7 @@ fn check_errors(history: &History, allowance: Allowance, place_of: &impl Fn(u32,
             Status::Fenced => {
                 any(&|mark| matches!(mark, Mark::TakeOver { volume, client } if *volume == op.volume && *client != op.client))
             }
-            Status::FlushLost => op.action == Action::Flush && any(&cut_or_trouble),
+            Status::FlushLost => op.action == Action::Flush && (allowance.needless_flush_lost || any(&cut_or_trouble)),
             // Less than a block is written, whatever the bytes are.
             Status::NoSpace => {
                 allowance.no_space

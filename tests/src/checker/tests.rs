@@ -423,7 +423,7 @@ fn fenced_needs_a_take_over() {
 
 #[test]
 fn a_refused_first_write_changed_nothing() {
-    let allowance = Allowance { no_space: true };
+    let allowance = Allowance { no_space: true, ..Allowance::default() };
     let mut story = Story::new();
     let write = story.write(1);
     story.failed(write, Status::NoSpace);

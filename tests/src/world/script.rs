@@ -5,7 +5,9 @@ use crate::checker::{self, Allowance, Verdict};
 use crate::disk::{Medium, Piece};
 use crate::history::{Answer, OpIndex};
 use crate::network::ProcessIndex;
+use crate::plan::FLUSHES_FOLLOW_SHARDS;
 use crate::workload::Wish;
+use sds_core::map::Copies;
 use sds_core::unit::Nanos;
 
 impl World {
@@ -190,7 +192,8 @@ impl World {
     /// Checks what the users saw.
     #[must_use]
     pub fn check(&self) -> Verdict {
-        let allowance = Allowance { no_space: self.plan.may_be_full };
+        let needless_flush_lost = self.plan.copies == Copies::Two && self.counts.power_cuts > 0 && !FLUSHES_FOLLOW_SHARDS;
+        let allowance = Allowance { no_space: self.plan.may_be_full, needless_flush_lost };
         checker::check(&self.history, allowance, |volume, lba| self.place_of(volume, lba))
     }
 }
