@@ -218,9 +218,16 @@ impl World {
         }
         for (number, server) in self.servers.iter().enumerate() {
             let status = server.machine.as_ref().map(|machine| format!("{:?}", machine.status()));
-            let devices = server.machine.as_ref().map(|machine| format!("{:?}", machine.devices()));
-            stories.push(format!("server {number} stopping {} stopped {}: {status:?} {devices:?}", server.stopping, server.stopped));
+            let devices = server.machine.as_ref().map(|machine| {
+                machine.devices().into_iter().map(|device| format!("{:?} {:?}", device.device, device.state)).collect::<Vec<_>>().join(", ")
+            });
+            let (stopping, stopped) = (server.stopping, server.stopped);
+            stories.push(format!("server {number} stopping {stopping} stopped {stopped}: {status:?}, devices {devices:?}"));
         }
+        for (shard, entry) in self.shards().iter().enumerate().filter(|(_, entry)| entry.joining.is_some() || entry.lapsed.is_some()) {
+            stories.push(format!("shard {shard}: {entry:?}"));
+        }
+        stories.truncate(12);
         stories.join("\n    ")
     }
 }
