@@ -37,6 +37,7 @@ impl Replica {
         let peer = self.peers.get_mut(index);
         peer.state = LinkState::Greeting { link, number, give_up_at };
         peer.refused = false;
+        peer.linked_to = peer.addressed;
         let party = Party::Peer { sds: identity.sds, incarnation: identity.incarnation, addressed: peer.addressed };
         let header = Header { connection: number, map_version: self.view.version(), ..Header::new(Opcode::Hello) };
         let frame = Frame { header, cache_ids: CacheIds::NONE, body: Body::Hello(Hello::ours(identity.system, party)) };
@@ -145,10 +146,10 @@ impl Replica {
         self.send_forwards(index, turn);
     }
 
-    /// The life of a peer that we mean has ended, or is about to: no shard we share waits for it.
+    /// The life of a peer that our link was meant for has ended, or is about to: no shard we share waits for it.
     pub(super) fn peer_has_ended(&mut self, index: PeerIndex) {
         let peer = self.peers.get_mut(index);
-        if !peer.ended {
+        if !peer.ended && peer.linked_to == peer.addressed {
             (peer.ended, peer.propose_due) = (true, Nanos::ZERO);
             self.peers.due = Nanos::ZERO;
         }

@@ -46,6 +46,8 @@ pub(super) struct Peer {
     state: LinkState,
     /// The life of it that we mean to reach.
     addressed: Incarnation,
+    /// The life that our last link was meant for: what that says of itself says nothing of a newer one.
+    linked_to: Incarnation,
     /// Shards that we are the primary of, and it the secondary.
     leads: usize,
     /// Shards that it is the primary of, and we the secondary.
@@ -151,6 +153,7 @@ impl Peers {
                 sds,
                 state: LinkState::Down { not_before: Nanos::ZERO },
                 addressed: Incarnation::new(0),
+                linked_to: Incarnation::new(0),
                 leads: 0,
                 follows: 0,
                 led_before: false,
