@@ -10,7 +10,7 @@ use super::interface::DeviceSlot;
 use super::request::{Kind, Route};
 use super::view::{Standing, View};
 use crate::error::Status;
-use crate::id::{ClientId, DeviceId, LayerId, MapVersion, PoolId, VolumeId};
+use crate::id::{ClientId, DeviceId, LayerId, MapVersion, PoolId, ShardId, VolumeId};
 use crate::shard::shard_of;
 use crate::store::interface::{BlockRange, ExtentKey};
 use crate::stripe::Place;
@@ -148,6 +148,8 @@ fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl
     }
     match devices.serving(slot) {
         Serving::NotYet => return Verdict::Park { pull: None, late: Status::NotReady },
+        // The other copy goes on: the view that says so is on its way.
+        Serving::Failed if has_another_copy(volume.pool, shard, view) => return Verdict::Park { pull: None, late: Status::NotReady },
         Serving::Failed => return Verdict::Refuse(Status::DeviceFailed),
         Serving::Stopping => return Verdict::Refuse(Status::Stopping),
         Serving::Yes { .. } => {}
@@ -184,6 +186,11 @@ fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, view:
     }
     let range = BlockRange { first: BlockIndex::ZERO, count: 1 };
     Verdict::Serve(Route { slot, key: ExtentKey::default(), range, pool: volume.pool, shard: header.shard, epoch: header.epoch })
+}
+
+/// Whether a shard has more than one copy in sync.
+pub(super) fn has_another_copy(pool: PoolId, shard: ShardId, view: &View) -> bool {
+    view.entry(pool, shard).is_some_and(|entry| entry.in_sync.members().len() > 1)
 }
 
 /// Whether a device is ours and has failed.

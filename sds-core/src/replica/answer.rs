@@ -3,6 +3,7 @@
 //! Invariants: a request ends once: its lock, its buffers and its place on its link are given back
 //! together; a request that lost its link while in the store is seen to its end without an answer (I10).
 
+use super::admit::{self, DeviceTable, Serving};
 use super::interface::{DeviceSlot, Effect};
 use super::request::{Half, Kind, Request, Stage};
 use super::{Replica, Turn};
@@ -46,6 +47,7 @@ impl Replica {
             device.came_back();
         }
         let may_answer = self.peers.is_empty() || self.may_answer(op);
+        let other_goes_on = self.devices.serving(slot) == Serving::Failed && self.has_another_copy(op);
         let Some(request) = self.requests.get_mut(op) else { unreachable!("I10: what is in the store is never dropped") };
         let reads_first = request.kind == Kind::Fragment && request.merged.is_none();
         let waits_for_other = request.remote != Half::Idle;
@@ -53,7 +55,7 @@ impl Replica {
             Ok(_) => Half::Done,
             Err(error) => Half::Refused(status_of(error)),
         };
-        let party_waits = request.link.is_some();
+        let (party_waits, has_version) = (request.link.is_some(), request.version.is_some());
         match (request.kind, result) {
             (_, _) if waits_for_other => self.progress(op, turn),
             (Kind::Read | Kind::BlockStatus, Ok(_)) if party_waits && !may_answer => {
@@ -67,6 +69,10 @@ impl Replica {
                 self.finish(op, Answer::Done, turn);
             }
             (Kind::ReplicateFlush | Kind::Copy | Kind::Settle | Kind::FreeExtent, Ok(Outcome::Done)) => self.finish(op, Answer::Done, turn),
+            (Kind::Read | Kind::BlockStatus | Kind::Fragment, Err(_)) if party_waits && other_goes_on && !has_version => {
+                // As if it had come a moment later.
+                self.park(op, None, None, Status::NotReady, turn);
+            }
             (_, Err(error)) => self.resolve(op, Answer::Refused(status_of(error)), turn),
             (Kind::Extents, Ok(Outcome::Extents { count, next })) => {
                 self.finish(op, Answer::Lists { len: count * EXTENT_ENTRY_BYTES, next: next.unwrap_or(0) }, turn);
@@ -116,6 +122,11 @@ impl Replica {
             ) => unreachable!("a store answers what it was asked, not {:?} with {outcome:?}", request.kind),
         }
         self.pump(slot, turn);
+    }
+
+    fn has_another_copy(&self, op: OpId) -> bool {
+        let route = self.requests.get(op).and_then(|request| request.route);
+        route.is_some_and(|route| admit::has_another_copy(route.pool, route.shard, &self.view))
     }
 
     fn may_answer(&self, op: OpId) -> bool {
