@@ -14,7 +14,7 @@ use crate::map::Member;
 use crate::protocol::fence::{self, EpochFence};
 use crate::replica::interface::DeviceSlot;
 use crate::replica::links::PartyId;
-use crate::replica::request::{Kind, Request, Route};
+use crate::replica::request::{Kind, Request, Route, Stage};
 use crate::replica::view::pair::Side;
 use crate::replica::{Replica, Turn};
 use crate::shard::shard_of;
@@ -37,6 +37,13 @@ impl Replica {
             let is_partner = self.view.pairs().any(|(.., pair)| pair.slot == slot && self.is_from(request.party, pair.other));
             if !is_partner {
                 return Verdict::Park { pull: Some(seen_by_now), late: Status::NotReady };
+            }
+            if request.kind == Kind::Extents && header.map_version > self.view.version() {
+                // Until that view is here, this node may take writes that the asker would not be told of.
+                return Verdict::Park { pull: Some(seen_by_now), late: Status::NotReady };
+            }
+            if request.kind == Kind::Extents && self.has_former_writes(slot) {
+                return Verdict::Refuse(Status::NotReady);
             }
             let key = ExtentKey::default();
             let range = BlockRange { first: BlockIndex::ZERO, count: 1 };
@@ -65,6 +72,15 @@ impl Replica {
         // Of the extent as a whole, where no blocks are named.
         let range = blocks_around(header.offset % EXTENT_BYTES, header.length.clamp(1, EXTENT_BYTES - header.offset % EXTENT_BYTES));
         serve(serving, Route { slot, key, range, pool, shard: header.shard, epoch: header.epoch })
+    }
+
+    /// Whether the store of a device still works on writes of former configurations. What it holds is told only when these are
+    /// over: they would land behind the back of whoever makes the copies equal.
+    fn has_former_writes(&self, slot: DeviceSlot) -> bool {
+        self.requests.iter().any(|(_, request)| {
+            let former = |route: Route| route.slot == slot && route.epoch < self.view.epoch(route.pool, route.shard);
+            request.kind.changes() && request.stage == Stage::InStore && request.route.is_some_and(former)
+        })
     }
 
     /// Whether a primary's numbers are such as no primary of this epoch gives out: further ahead than it may be.
