@@ -12,6 +12,7 @@ use crate::collections::OpId;
 use crate::error::Status;
 use crate::id::RequestId;
 use crate::replica::interface::{DeviceSlot, Effect, Event};
+use crate::replica::locks::LockId;
 use crate::replica::peer::PeerIndex;
 use crate::replica::{Replica, Turn};
 use crate::store::interface as store;
@@ -45,6 +46,8 @@ pub(super) struct Ask {
     place: Place,
     /// What our store reads from or writes into.
     buffer: Option<(BufferId, u32)>,
+    /// Of a visit that is gone: others are kept off its extent until our store is done with it.
+    lock: Option<LockId>,
 }
 
 /// Whether a request's answer, by its number, is one to a question.
@@ -75,7 +78,7 @@ impl Replica {
         request: impl FnOnce(Span) -> store::Request,
         turn: &mut Turn<'_, impl Buffers>,
     ) -> bool {
-        let ask = Ask { owner, place: Place::Store, buffer: Some((span.buffer, span.len)) };
+        let ask = Ask { owner, place: Place::Store, buffer: Some((span.buffer, span.len)), lock: None };
         let Ok(id) = self.resync.asks.insert(ask) else {
             turn.buffers.release(span.buffer);
             return false;
@@ -92,7 +95,7 @@ impl Replica {
         request: store::Request,
         turn: &mut Turn<'_, impl Buffers>,
     ) -> bool {
-        let Ok(id) = self.resync.asks.insert(Ask { owner, place: Place::Store, buffer: None }) else { return false };
+        let Ok(id) = self.resync.asks.insert(Ask { owner, place: Place::Store, buffer: None, lock: None }) else { return false };
         self.devices.ask(slot, id, request, turn);
         true
     }
@@ -113,7 +116,9 @@ impl Replica {
             }
             return false;
         };
-        let Ok(id) = self.resync.asks.insert(Ask { owner, place: Place::Peer(peer), buffer: None }) else { unreachable!("not full") };
+        let Ok(id) = self.resync.asks.insert(Ask { owner, place: Place::Peer(peer), buffer: None, lock: None }) else {
+            unreachable!("not full")
+        };
         header.connection = number;
         header.request = RequestId::new(QUESTION | id.bits());
         header.map_version = self.view.version();
@@ -129,6 +134,9 @@ impl Replica {
     pub(in crate::replica) fn take_asked_own(&mut self, id: OpId, result: Result<Outcome, StoreError>, turn: &mut Turn<'_, impl Buffers>) {
         let Some(ask) = self.resync.asks.remove(id) else { unreachable!("questions to stores stay until they are answered") };
         let span = ask.buffer.map(|(buffer, len)| Span::whole(buffer, len));
+        if let Some(lock) = ask.lock {
+            self.locks.release(lock);
+        }
         match (ask.owner, result) {
             (Owner::Nobody, _) => {}
             (Owner::Sweep(sweep), Ok(Outcome::Extents { count, next })) => {
@@ -210,17 +218,20 @@ impl Replica {
         }
     }
 
-    /// Forgets questions of somebody who is gone.
-    pub(super) fn drop_asks(&mut self, owner: Owner) {
+    /// Forgets questions of somebody who is gone, and lets go of the lock as soon as our store has nothing to do under it.
+    pub(super) fn drop_asks(&mut self, owner: Owner, mut lock: Option<LockId>) {
         let of: Vec<OpId> = self.resync.asks.iter().filter(|(_, ask)| ask.owner == owner).map(|(id, _)| id).collect();
         for id in of {
             match self.resync.asks.get_mut(id) {
                 // The store still has its buffer.
-                Some(ask) if ask.place == Place::Store => ask.owner = Owner::Nobody,
+                Some(ask) if ask.place == Place::Store => (ask.owner, ask.lock) = (Owner::Nobody, lock.take()),
                 Some(_) | None => {
                     let _ = self.resync.asks.remove(id);
                 }
             }
+        }
+        if let Some(lock) = lock {
+            self.locks.release(lock);
         }
     }
 

@@ -287,7 +287,7 @@ impl Replica {
         for visit in visits {
             self.drop_visit(visit, turn);
         }
-        self.drop_asks(ask::Owner::Sweep(id));
+        self.drop_asks(ask::Owner::Sweep(id), None);
         true
     }
 

@@ -469,10 +469,7 @@ impl Replica {
     /// Forgets a visit, whatever it was at.
     pub(super) fn drop_visit(&mut self, id: OpId, _turn: &mut Turn<'_, impl Buffers>) {
         let Some(visit) = self.resync.visits.remove(id) else { return };
-        if let Some(lock) = visit.lock {
-            self.locks.release(lock);
-        }
-        self.drop_asks(Owner::Visit(id));
+        self.drop_asks(Owner::Visit(id), visit.lock);
     }
 }
 
