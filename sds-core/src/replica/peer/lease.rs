@@ -264,12 +264,13 @@ impl Replica {
                 let change = match (pair.joiner, pair.broken) {
                     (Some(JoinStage::Proposed), _) if pair.side == Side::Primary => Change::Grow,
                     (Some(_), _) => return None,
-                    (None, Some(Broken::Own)) => Change::Yield { complete },
+                    // To who has restarted nothing can be left.
+                    (None, Some(Broken::Own)) if pair.other.incarnation >= present => Change::Yield { complete },
                     (None, Some(Broken::Other)) => Change::Shrink { complete },
                     // If the other has restarted: both begin anew. If not, it is refused.
-                    (None, None) if gone(pair) && !settled => Change::Reform,
-                    (None, None) if gone(pair) => Change::Shrink { complete },
-                    (None, None) => return None,
+                    (None, _) if gone(pair) && !settled => Change::Reform,
+                    (None, _) if gone(pair) => Change::Shrink { complete },
+                    (None, _) => return None,
                 };
                 let may = !matches!(change, Change::Shrink { .. }) || Standing { in_sync: true, settled }.may_ask_to_shrink();
                 may.then_some((pool, shard, Proposal { base, proposer: Some(pair.own), change }))

@@ -297,6 +297,8 @@ impl Replica {
             // Neither has changed anything.
             (Half::Refused(status), Half::Refused(_)) => self.resolve(op, Answer::Refused(status), turn),
             (Half::Refused(_), Half::Done) => self.break_pair(route.pool, route.shard, Broken::Own),
+            // What its blocks held is gone here; whoever waits for the other's word may be left with that.
+            (Half::Refused(Status::DeviceFailed), Half::Idle | Half::Pending) => self.break_pair(route.pool, route.shard, Broken::Own),
             (_, Half::Refused(_)) => self.break_pair(route.pool, route.shard, Broken::Other),
             (_, Half::Idle | Half::Pending | Half::Done) => {}
         }
