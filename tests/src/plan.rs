@@ -39,11 +39,15 @@ pub enum Replication {
 }
 
 /// What drawn runs of two copies ask for. **Raised by one line when the data servers can do more.**
-pub const REPLICATION: Replication = Replication::Degrades;
+pub const REPLICATION: Replication = Replication::Returns;
 
 /// Clients keep account of what is not flushed by shard, so that a flush goes to who has the shard now, and asks what both
 /// copies have kept. **Not yet:** they do so by device.
 pub const FLUSHES_FOLLOW_SHARDS: bool = false;
+
+/// A copy that fell out of a shard without its server having restarted comes back by itself. **Not yet:** it does when its server
+/// registers again, so the end of a run makes all of them register.
+pub const LIVE_COPIES_REJOIN: bool = false;
 
 /// Mean nanoseconds between two troubles of a kind; `None`: never in this run.
 pub type Every = Option<u64>;

@@ -25,8 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Allowance {
     /// Devices may be full.
     pub no_space: bool,
-    /// A flush may report a loss where there was none.
-    pub needless_flush_lost: bool,
+    /// A flush may report a loss, or fail, where another copy has kept everything.
+    pub needless_flush_failure: bool,
 }
 
 /// Something that must not have happened.
@@ -280,13 +280,14 @@ fn check_errors(history: &History, allowance: Allowance, place_of: &impl Fn(u32,
             Status::Fenced => {
                 any(&|mark| matches!(mark, Mark::TakeOver { volume, client } if *volume == op.volume && *client != op.client))
             }
-            Status::FlushLost => op.action == Action::Flush && (allowance.needless_flush_lost || any(&cut_or_trouble)),
+            Status::FlushLost => op.action == Action::Flush && (allowance.needless_flush_failure || any(&cut_or_trouble)),
             // Less than a block is written, whatever the bytes are.
             Status::NoSpace => {
                 allowance.no_space
                     && (matches!(op.action, Action::Write(_)) || op.len < u64::from(BLOCK_BYTES) && op.action == Action::Zero)
             }
             Status::DeviceFailed if any(&|mark| matches!(mark, Mark::Damaged { volume, lba } if touches(*volume, *lba))) => true,
+            Status::DeviceFailed if op.action == Action::Flush && allowance.needless_flush_failure => true,
             Status::DeviceFailed => {
                 let block = u64::from(BLOCK_BYTES);
                 let lbas = op.offset / block..(op.offset + op.len).div_ceil(block);

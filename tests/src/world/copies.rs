@@ -46,6 +46,22 @@ impl World {
         node.machine.is_some() && !node.stopping && !self.failed_devices.contains(&member.device) && is_present_life && device.open
     }
 
+    /// Whether every shard has as many copies as it should, each in sync in its present life, and nothing is left to be done.
+    pub(super) fn all_is_clean(&self) -> bool {
+        self.shards().iter().all(|entry| self.is_clean(entry))
+    }
+
+    pub(super) fn is_clean(&self, entry: &ShardEntry) -> bool {
+        let members = entry.in_sync.members();
+        members.len() == self.plan.copies.count() && entry.joining.is_none() && members.iter().all(|member| self.is_well(*member))
+    }
+
+    /// Shards whose copies are both in sync in their present lives.
+    pub(super) fn whole_pairs(&self) -> Vec<Option<ShardEntry>> {
+        let is_whole = |entry: &ShardEntry| entry.in_sync.members().iter().all(|member| self.is_well(*member));
+        self.shards().into_iter().map(|entry| (entry.in_sync.members().len() == 2 && is_whole(&entry)).then_some(entry)).collect()
+    }
+
     /// Whether a process may end, by the rule that two copies always leave a good one.
     pub(super) fn may_end(&self, process: ProcessIndex) -> bool {
         if self.plan.copies == Copies::One || self.processes[process.0].servers.is_empty() {
@@ -105,7 +121,7 @@ impl World {
     }
 
     /// A server's device fails: requests to shards that it has the only copy of may fail.
-    pub(super) fn device_in_trouble(&mut self, server: usize, disk: usize) {
+    pub(super) fn device_in_trouble(&mut self, server: usize) {
         let _ = self.troubled_hosts.insert(self.processes[self.servers[server].process.0].host);
         for (shard, entry) in self.shards().iter().enumerate() {
             if let [sole] = entry.in_sync.members()
@@ -114,10 +130,19 @@ impl World {
                 self.mark(Mark::DeviceTrouble { place: place(shard) });
             }
         }
-        let uuid = self.uuids[disk];
-        if let Some((device, _)) = self.mdm.cluster().device_by_uuid(uuid) {
+    }
+
+    /// A device's life in its process is over.
+    pub(super) fn device_failed(&mut self, disk: usize) {
+        if let Some((device, _)) = self.mdm.cluster().device_by_uuid(self.uuids[disk]) {
             self.failed_devices.insert(device);
         }
+    }
+
+    /// Whether the other copy of a block goes on when this server's is lost.
+    pub(super) fn has_another_copy(&self, volume: u32, lba: u64) -> bool {
+        let shard = self.place_of(volume, lba).map(|shard| shard as usize);
+        shard.and_then(|shard| self.shards().get(shard).copied()).is_some_and(|entry| entry.in_sync.members().len() == 2)
     }
 
     /// The shard that a block belongs to.
@@ -133,9 +158,9 @@ impl World {
     }
 
     /// While the servers are down: copies in sync hold the same.
-    pub(super) fn check_copies(&mut self, shards: &[ShardEntry]) {
+    pub(super) fn check_copies(&mut self, shards: &[Option<ShardEntry>]) {
         let mut known: BTreeMap<DeviceId, Holdings> = BTreeMap::new();
-        let members = shards.iter().filter(|entry| entry.in_sync.members().len() == 2).flat_map(|entry| entry.in_sync.members());
+        let members = shards.iter().flatten().flat_map(|entry| entry.in_sync.members());
         for device in members.map(|member| member.device).collect::<Vec<_>>() {
             if known.contains_key(&device) {
                 continue;
@@ -147,6 +172,7 @@ impl World {
             }
         }
         for (shard, entry) in shards.iter().enumerate() {
+            let Some(entry) = entry else { continue };
             let [first, second] = *entry.in_sync.members() else { continue };
             let of_shard = |device: DeviceId| -> Option<Holdings> {
                 let count = u32::try_from(shards.len()).ok()?;

@@ -7,6 +7,8 @@
 use super::{Event, UserState, World};
 use crate::history::Action;
 use crate::network::ProcessIndex;
+use crate::plan::{LIVE_COPIES_REJOIN, Replication};
+use sds_core::map::Copies;
 use sds_core::unit::{BLOCK_BYTES, Nanos};
 use std::collections::BTreeSet;
 
@@ -30,6 +32,7 @@ pub enum Phase {
 }
 
 const LOOK_NS: u64 = 100_000_000;
+const REGISTER_AGAIN_NS: u64 = 10_000_000_000;
 /// How long a phase of the end may take before the run is held to be stuck.
 const STUCK: Nanos = Nanos::from_millis(180_000);
 
@@ -50,18 +53,25 @@ impl World {
             }
             Phase::Healing => {
                 self.revive();
+                if !LIVE_COPIES_REJOIN && for_so_long.get() % REGISTER_AGAIN_NS < LOOK_NS && !self.all_is_clean() {
+                    self.register_all_again();
+                }
                 let up = self.processes.iter().all(|process| process.alive) && self.servers.iter().all(|server| !server.stopping);
-                if up && self.clients.iter().all(|client| client.user.is_at_rest()) && self.requests_at_servers() == 0 {
+                let users_rest = self.clients.iter().all(|client| client.user.is_at_rest());
+                // Where a device is full a copy may have no room to come back.
+                let returns = self.plan.replication >= Replication::Returns && !self.plan.may_be_full;
+                let clean = !returns || self.plan.copies == Copies::One || self.all_is_clean();
+                if up && users_rest && clean && self.requests_at_servers() == 0 {
                     self.enter(Phase::Stopping);
-                    self.shards_at_rest = self.shards();
+                    self.pairs_at_rest = self.whole_pairs();
                     self.stop_all();
                 }
             }
             Phase::Stopping => {
                 if self.servers.iter().all(|server| server.stopped) {
                     self.check_memory();
-                    let shards = core::mem::take(&mut self.shards_at_rest);
-                    self.check_copies(&shards);
+                    let pairs = core::mem::take(&mut self.pairs_at_rest);
+                    self.check_copies(&pairs);
                     for process in 0..self.processes.len() {
                         self.kill_process(ProcessIndex(process));
                         self.processes[process].starting = true;
@@ -137,6 +147,15 @@ impl World {
         for client in 0..self.clients.len() {
             self.clients[client].user.force = true;
             self.nudge_user(client, 1);
+        }
+    }
+
+    /// Every server connects to the MDM anew.
+    fn register_all_again(&mut self) {
+        for server in 0..self.servers.len() {
+            if let Some(link) = self.servers[server].control.filter(|_| self.servers[server].greeted) {
+                self.break_control(link);
+            }
         }
     }
 
@@ -224,10 +243,11 @@ impl World {
             let (stopping, stopped) = (server.stopping, server.stopped);
             stories.push(format!("server {number} stopping {stopping} stopped {stopped}: {status:?}, devices {devices:?}"));
         }
-        for (shard, entry) in self.shards().iter().enumerate().filter(|(_, entry)| entry.joining.is_some() || entry.lapsed.is_some()) {
-            stories.push(format!("shard {shard}: {entry:?}"));
+        for (shard, entry) in self.shards().iter().enumerate().filter(|(_, entry)| !self.is_clean(entry)) {
+            let (members, joining, lapsed) = (entry.in_sync.members(), entry.joining, entry.lapsed);
+            stories.push(format!("shard {shard}: epoch {}, {members:?}, joining {joining:?}, lapsed {lapsed:?}", entry.epoch.get()));
         }
-        stories.truncate(12);
+        stories.truncate(self.servers.len() + self.clients.len() + 2);
         stories.join("\n    ")
     }
 }

@@ -175,8 +175,8 @@ pub struct World {
     troubled_hosts: BTreeSet<usize>,
     /// Devices that have failed in their process's life.
     failed_devices: BTreeSet<DeviceId>,
-    /// The shards when everybody had finished.
-    shards_at_rest: Vec<ShardEntry>,
+    /// The shards that had two copies in sync when everybody had finished.
+    pairs_at_rest: Vec<Option<ShardEntry>>,
     pub(crate) ghosts: Vec<links::Ghost>,
     pub(crate) armed: Vec<troubles::Armed>,
     pub(crate) counts: Counts,
@@ -223,7 +223,7 @@ impl World {
             fallen: BTreeSet::new(),
             troubled_hosts: BTreeSet::new(),
             failed_devices: BTreeSet::new(),
-            shards_at_rest: Vec::new(),
+            pairs_at_rest: Vec::new(),
             ghosts: Vec::new(),
             armed: Vec::new(),
             counts: Counts::default(),

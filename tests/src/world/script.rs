@@ -192,8 +192,8 @@ impl World {
     /// Checks what the users saw.
     #[must_use]
     pub fn check(&self) -> Verdict {
-        let needless_flush_lost = self.plan.copies == Copies::Two && self.counts.power_cuts > 0 && !FLUSHES_FOLLOW_SHARDS;
-        let allowance = Allowance { no_space: self.plan.may_be_full, needless_flush_lost };
+        let needless_flush_failure = self.plan.copies == Copies::Two && !FLUSHES_FOLLOW_SHARDS;
+        let allowance = Allowance { no_space: self.plan.may_be_full, needless_flush_failure };
         checker::check(&self.history, allowance, |volume, lba| self.place_of(volume, lba))
     }
 }

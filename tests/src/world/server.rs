@@ -234,6 +234,7 @@ impl World {
                 if !self.is_in_trouble(server) {
                     self.violate(format!("server {server} disk {disk}: failed with error {errno}, and nothing was wrong with it"));
                 }
+                self.device_failed(disk);
                 self.give_up_process(server);
             }
             StoreEvent::StaleCompletion => self.violate(format!("server {server} disk {disk}: a completion was not in flight")),

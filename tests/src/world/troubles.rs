@@ -355,11 +355,13 @@ impl World {
                 if !self.may_end(process) {
                     return Fate::Well;
                 }
-                self.device_in_trouble(server, disk);
+                self.device_in_trouble(server);
                 // The only copy of a block whose write failed reads as an error until it is written again, in this life of
                 // the process (`DeviceFailed`) and, its record being on the device and its data not, in the next (`Corrupt`).
                 for (_, (volume, lba)) in self.data_pieces_of(request) {
-                    self.mark(Mark::Damaged { volume, lba });
+                    if !self.has_another_copy(volume, lba) {
+                        self.mark(Mark::Damaged { volume, lba });
+                    }
                 }
                 if short { Fate::Short } else { Fate::Error }
             }
