@@ -242,9 +242,9 @@ impl Replica {
         let peer = self.peers.get_mut(index);
         // Looked at again until the view has changed what is proposed.
         peer.broken = !proposals.is_empty();
-        peer.propose_due = turn.now.plus(PROPOSE_EVERY);
-        let due = peer.propose_due;
         if !proposals.is_empty() {
+            peer.propose_due = turn.now.plus(PROPOSE_EVERY);
+            let due = peer.propose_due;
             self.peers.wake_by(due);
             for some in proposals.chunks(PROPOSALS_PER_MESSAGE_MAX) {
                 turn.out.push(Effect::Propose { proposals: some.to_vec() });

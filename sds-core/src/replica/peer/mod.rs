@@ -272,7 +272,8 @@ impl Peers {
     pub(super) fn take_role(&mut self, index: PeerIndex, side: Side, life: Incarnation, now: Nanos) {
         let peer = self.get_mut(index);
         // Of two shards' lives of it the older one is over: whoever is left with that is to be looked after.
-        peer.broken |= life != peer.addressed;
+        let known = peer.addressed > Incarnation::new(0);
+        peer.broken |= known && life != peer.addressed;
         if life > peer.addressed {
             peer.addressed = life;
             peer.lease = Lease::default();
