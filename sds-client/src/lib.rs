@@ -40,5 +40,6 @@ pub use command::ClientStatus;
 pub use error::Error;
 pub use identity::{Identity, IdentityError};
 pub use role::ClientRole;
+pub use sds_core::view::SessionMode;
 pub use serve::{Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions};
 pub use volume::Volume;

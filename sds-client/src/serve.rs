@@ -35,7 +35,7 @@ const HANDSHAKE_MAX: Nanos = Nanos::from_millis(30_000);
 /// Which volumes are offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exports {
-    /// Every volume that nobody else has open.
+    /// Every volume that nobody else has open; in shared and read-only mode every volume.
     All,
     /// These; the first is the default export.
     Named(Vec<String>),
@@ -48,8 +48,8 @@ pub struct NbdOptions {
     pub listen: Vec<Address>,
     /// What to offer.
     pub exports: Exports,
-    /// Open for reading only.
-    pub read_only: bool,
+    /// How the volumes are opened. What is not opened exclusively is offered though others have it open.
+    pub mode: SessionMode,
     /// Take volumes over that others have open.
     pub force: bool,
     /// Most connections at once, over all listeners; below 65,536.
@@ -61,11 +61,15 @@ impl NbdOptions {
     #[must_use]
     pub fn on(address: Address) -> Self {
         let listen = vec![address];
-        Self { listen, exports: Exports::All, read_only: false, force: false, connections_max: NBD_CONNECTIONS_DEFAULT }
+        Self { listen, exports: Exports::All, mode: SessionMode::Exclusive, force: false, connections_max: NBD_CONNECTIONS_DEFAULT }
     }
 
-    const fn mode(&self) -> SessionMode {
-        if self.read_only { SessionMode::ReadOnly } else { SessionMode::Exclusive }
+    /// Whether a volume is offered that others have open. Opening it may still be refused: the MDM knows in which mode they have it.
+    const fn offers_busy(&self) -> bool {
+        match self.mode {
+            SessionMode::Exclusive => false,
+            SessionMode::Shared | SessionMode::ReadOnly => true,
+        }
     }
 }
 
@@ -505,7 +509,7 @@ impl Slot {
     fn ask(&mut self, pending: Pending, questions: &mut Questions) {
         let asker = Asker::Nbd(self.serial);
         questions.push(match &pending {
-            Pending::Use(name) => Question::Open { name: name.clone(), mode: self.offer.mode(), force: self.offer.force, asker },
+            Pending::Use(name) => Question::Open { name: name.clone(), mode: self.offer.mode, force: self.offer.force, asker },
             Pending::List | Pending::Default(_) | Pending::Describe(_) => Question::List { asker },
         });
         self.pending = Some(pending);
@@ -529,7 +533,7 @@ impl Slot {
 
     fn listed(&mut self, volumes: &[VolumeLine], cx: &mut Turn<'_>, questions: &mut Questions) {
         let offer = self.offer.clone();
-        let offered = |line: &&VolumeLine| line.busy.is_none() && offer.exports.offer(&line.volume.name);
+        let offered = |line: &&VolumeLine| (line.busy.is_none() || offer.offers_busy()) && offer.exports.offer(&line.volume.name);
         match self.pending.take() {
             Some(Pending::List) => {
                 let exports: Vec<_> = volumes.iter().filter(offered).map(|line| (line.volume.name.clone(), String::new())).collect();
@@ -559,14 +563,14 @@ impl Slot {
     fn describe(&mut self, name: &str, volumes: &[VolumeLine], cx: &mut Turn<'_>) {
         let result = match volumes.iter().find(|line| line.volume.name == name) {
             None => Err(self.offer.exports.unknown(name)),
-            Some(VolumeLine { busy: Some(holder), .. }) if !self.offer.force => {
+            Some(VolumeLine { busy: Some(holder), .. }) if !self.offer.force && !self.offer.offers_busy() => {
                 Err(ExportError::Refused(format!("volume {name:?} is open by {holder}")))
             }
             Some(VolumeLine { volume, .. }) => Ok(ExportInfo {
                 name: volume.name.clone(),
                 description: String::new(),
                 size: volume.size.get(),
-                read_only: self.offer.read_only,
+                read_only: self.offer.mode == SessionMode::ReadOnly,
                 stripe: volume.stripe,
             }),
         };

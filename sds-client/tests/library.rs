@@ -100,6 +100,26 @@ async fn a_second_client_is_told_who_has_it_and_can_take_it_over() {
     assert!(matches!(volume.close().await, Err(Error::Fenced)));
 }
 
+/// Each has a session of its own: neither is fenced by the other, nor by its leaving.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_share_a_volume_and_an_exclusive_third_is_refused() {
+    let cluster = FakeCluster::remote(1).await;
+    let (first, second, third) = (cluster.client().await, cluster.client().await, cluster.client().await);
+    let one = first.open("demo", OpenOptions::new().shared()).await.expect("opens");
+    let two = second.open("demo", OpenOptions::new().shared()).await.expect("opens beside it");
+    assert_eq!(cluster.mdm.sessions(), 2);
+    one.write_at(0, pattern(4096, 1)).await.expect("written");
+    two.write_at(4096, pattern(4096, 2)).await.expect("written");
+    assert_eq!(two.read_at(0, 4096).await.expect("read"), pattern(4096, 1));
+    assert_eq!(one.read_at(4096, 4096).await.expect("read"), pattern(4096, 2));
+    assert!(matches!(third.open("demo", OpenOptions::new()).await, Err(Error::Busy { .. })));
+    one.close().await.expect("closed");
+    two.write_at(0, pattern(4096, 3)).await.expect("the other's leaving changes nothing");
+    let taken = third.open("demo", OpenOptions::new().force()).await.expect("taken over");
+    assert!(matches!(two.write_at(0, pattern(10, 4)).await, Err(Error::Fenced)));
+    assert_eq!(taken.read_at(0, 4096).await.expect("read"), pattern(4096, 3));
+}
+
 fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -117,6 +117,23 @@ async fn force_takes_a_volume_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_servers_offer_one_volume_shared() {
+    let cluster = FakeCluster::remote(1).await;
+    let arguments = ["nbd", "--mdm", &cluster.mdm.address(), "--listen", "127.0.0.1:0", "--shared", "demo"];
+    let mut first = sdc(&arguments).spawn().expect("runs");
+    ready(&mut first).await;
+    let mut second = sdc(&arguments).spawn().expect("runs");
+    ready(&mut second).await;
+    assert_eq!(cluster.mdm.sessions(), 2);
+    let alone = failure(&["nbd", "--mdm", &cluster.mdm.address(), "--listen", "127.0.0.1:0", "demo"]).await;
+    assert!(alone.contains("is open by"), "{alone}");
+    terminate(first).await;
+    assert_eq!(cluster.mdm.sessions(), 1);
+    terminate(second).await;
+    assert!(failure(&["nbd", "--mdm", "127.0.0.1:1", "--shared", "--read-only"]).await.contains("cannot be used with"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_address_that_is_taken_leaves_none_listening() {
     let cluster = FakeCluster::remote(1).await;
     let client = cluster.client().await;

@@ -3,7 +3,7 @@
 //! Must not know: anything but flags, signals and exit codes; the rest is [`sds_client`].
 
 use clap::{Args, Parser, Subcommand};
-use sds_client::{Cluster, ClusterConfig, Error, Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions, OpenOptions, Volume};
+use sds_client::{Cluster, ClusterConfig, Error, Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions, OpenOptions, SessionMode, Volume};
 use sds_core::control::OpenError;
 use sds_ring::Address;
 use std::io::IsTerminal;
@@ -51,6 +51,10 @@ struct NbdArguments {
     /// Offer the volumes for reading only.
     #[arg(long)]
     read_only: bool,
+    /// Open the volumes together with other clients that open them shared; what is guaranteed is guaranteed for each 4 KiB block
+    /// by itself. For cluster file systems and the like: an ordinary file system on a volume that two hosts write is destroyed.
+    #[arg(long, conflicts_with = "read_only")]
+    shared: bool,
     /// Take volumes over that others have open; their requests fail from then on.
     #[arg(long)]
     force: bool,
@@ -67,7 +71,7 @@ struct NbdArguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     stop_timeout: u64,
     /// Volumes to offer; each is opened now and held. Without any, every volume that nobody else has
-    /// open is offered, and opened while it is used.
+    /// open (every one, with --shared or --read-only) is offered, and opened while it is used.
     #[arg(value_name = "VOLUME")]
     volumes: Vec<String>,
 }
@@ -193,10 +197,11 @@ async fn serve_until_signal(cluster: &Cluster, arguments: &NbdArguments, signals
 
 /// Opens the volumes that are named, so that nobody else does.
 async fn hold(cluster: &Cluster, arguments: &NbdArguments) -> Result<Vec<Volume>, Error> {
-    let mut options = OpenOptions::new();
-    if arguments.read_only {
-        options = options.read_only();
-    }
+    let mut options = match mode(arguments) {
+        SessionMode::Exclusive => OpenOptions::new(),
+        SessionMode::Shared => OpenOptions::new().shared(),
+        SessionMode::ReadOnly => OpenOptions::new().read_only(),
+    };
     if arguments.force {
         options = options.force();
     }
@@ -220,12 +225,20 @@ async fn open_patiently(cluster: &Cluster, name: &str, options: OpenOptions) -> 
     }
 }
 
+const fn mode(arguments: &NbdArguments) -> SessionMode {
+    match (arguments.read_only, arguments.shared) {
+        (true, _) => SessionMode::ReadOnly,
+        (false, true) => SessionMode::Shared,
+        (false, false) => SessionMode::Exclusive,
+    }
+}
+
 fn offer(arguments: &NbdArguments) -> NbdOptions {
     let exports = if arguments.volumes.is_empty() { Exports::All } else { Exports::Named(arguments.volumes.clone()) };
     NbdOptions {
         listen: arguments.listen.clone(),
         exports,
-        read_only: arguments.read_only,
+        mode: mode(arguments),
         force: arguments.force,
         connections_max: arguments.connections,
     }

@@ -8,7 +8,7 @@ use sds_core::id::{
 use sds_core::map::{InSync, Member, ShardEntry, ShardMap};
 use sds_core::stripe::Stripe;
 use sds_core::unit::ByteCount;
-use sds_core::view::{DeviceView, SdsView, SessionView, ViewUpdate, VolumeView};
+use sds_core::view::{DeviceView, SdsView, SessionMode, SessionView, ViewUpdate, VolumeView};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -154,13 +154,16 @@ impl FakeMdm {
             return Err(OpenError::NoVolume { name: volume.into() });
         }
         self.change(|state| {
-            if let Some((_, holder)) = state.sessions.iter().find(|(held, _)| held.client != client && !force) {
+            let in_the_way =
+                |held: &SessionView| held.client != client && (session.mode, held.mode) != (SessionMode::Shared, SessionMode::Shared);
+            if let Some((_, holder)) = state.sessions.iter().find(|(held, _)| in_the_way(held) && !force) {
                 return Err(OpenError::Busy { name: volume.into(), holder: holder.clone(), since: "now".into() });
             }
+            state.sessions.retain(|(held, _)| held.client != client && !in_the_way(held));
             state.generation += 1;
             session.generation = SessionGeneration::new(state.generation);
             let (generation, mode) = (session.generation, session.mode);
-            state.sessions = vec![(session, name.to_owned())];
+            state.sessions.push((session, name.to_owned()));
             Ok(Opened { volume: VolumeId::new(1), generation, mode, version: MapVersion::new(state.version) })
         })
     }

@@ -12,7 +12,7 @@ mod volumes;
 
 pub(crate) use args::UpArgs;
 
-use sds_client::{Cluster, ClusterConfig, Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions};
+use sds_client::{Cluster, ClusterConfig, Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions, SessionMode};
 use sds_ring::{Address, LoopOptions, LoopThread, PoolOptions};
 use sds_server::{DeviceConfig, Node, NodeConfig, NodeShell, Prepared, Size};
 use std::path::PathBuf;
@@ -145,7 +145,8 @@ async fn serve(args: &UpArgs, up: &Up) -> Result<(), UpError> {
     up.cluster.ready().await?;
     let mut listen = vec![Address::Tcp(args.nbd)];
     listen.extend(args.nbd_socket.clone().map(Address::Unix));
-    let options = NbdOptions { listen, exports: Exports::All, read_only: false, force: false, connections_max: NBD_CONNECTIONS_DEFAULT };
+    let options =
+        NbdOptions { listen, exports: Exports::All, mode: SessionMode::Exclusive, force: false, connections_max: NBD_CONNECTIONS_DEFAULT };
     let addresses = up.cluster.serve_nbd(options).await?;
     let first = args.volumes.first().map_or("demo", |volume| volume.name.as_str());
     for volume in &args.volumes {
