@@ -7,6 +7,7 @@ pub(crate) fn log(event: &Event) {
     match event {
         Event::Fenced { volume } => tracing::error!(%volume, "the volume was taken over by another client, or deleted; its requests fail"),
         Event::Waiting { sds, requests } => tracing::warn!(%sds, requests, "requests wait for a data server that cannot be reached"),
+        Event::Silent { sds, requests } => tracing::warn!(%sds, requests, "requests wait for a data server that does not answer"),
         Event::DeviceNotReady { device, sds } => tracing::warn!(
             %device,
             %sds,
@@ -17,7 +18,7 @@ pub(crate) fn log(event: &Event) {
             %sds,
             "a device has failed and requests for it end with I/O errors; `sdsctl status` says why: repair or replace it and restart its data server"
         ),
-        Event::Reached { sds } => tracing::info!(%sds, "the data server can be reached again"),
+        Event::Reached { sds } => tracing::info!(%sds, "the data server answers again"),
         Event::PayloadDamaged { link } => tracing::warn!(link = link.get(), "a payload was damaged on its way; asking again"),
         Event::Refused { reason } => tracing::error!(reason, "the MDM refuses this client"),
         Event::LinkRefused { sds, status } => tracing::warn!(%sds, ?status, "a data server refuses the connection; trying again"),

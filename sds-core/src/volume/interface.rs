@@ -243,6 +243,14 @@ pub enum Event {
         /// How many requests.
         requests: usize,
     },
+    /// A server leaves everything unanswered though its connection stands: its host is cut off, or its process stopped. The MDM has
+    /// been asked whether it knows more.
+    Silent {
+        /// Which.
+        sds: SdsId,
+        /// How many requests wait for it.
+        requests: usize,
+    },
     /// Requests wait for a device whose server can be reached but does not serve it (yet).
     DeviceNotReady {
         /// Which.
@@ -257,7 +265,7 @@ pub enum Event {
         /// Its server.
         sds: SdsId,
     },
-    /// A server can be reached (again).
+    /// A server can be reached, or answers, again.
     Reached {
         /// Which.
         sds: SdsId,

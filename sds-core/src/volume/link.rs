@@ -62,6 +62,7 @@ impl Client {
         server.state = LinkState::Down { not_before: turn.now.plus(server.pause) };
         server.pause = Nanos::new(server.pause.get().saturating_mul(2)).min(longest);
         server.outstanding = 0;
+        server.silent_at = Nanos::NEVER;
         self.requeue_sent(index);
         self.unqueue(index);
         self.submit_unblocked(turn);
@@ -127,7 +128,8 @@ impl Client {
                 LinkState::Greeting { link, give_up_at, .. } if turn.now >= give_up_at => self.drop_link(link, turn),
                 LinkState::Greeting { give_up_at, .. } => self.wake_by(give_up_at),
                 LinkState::Down { .. } => self.pump(index, turn),
-                LinkState::Connecting | LinkState::Ready { .. } => {}
+                LinkState::Ready { .. } => self.silence_timer(index, turn),
+                LinkState::Connecting => {}
             }
             self.tell_waiting(index, turn);
         }

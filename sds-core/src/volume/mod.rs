@@ -33,6 +33,7 @@ mod request;
 mod route;
 mod server;
 mod session;
+mod silence;
 mod topology;
 mod trouble;
 

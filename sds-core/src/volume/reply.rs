@@ -59,6 +59,7 @@ impl Client {
         }
         let server = self.servers.get_mut(index);
         server.outstanding = server.outstanding.saturating_sub(1);
+        self.note_heard(index, turn);
         let id = OpId::from_bits(frame.header.request.get());
         let passed_on = match self.exchanges.get(id) {
             Some(exchange) if exchange.state == State::Sent(index) && exchange.ask.reply() == frame.header.opcode => {

@@ -15,12 +15,21 @@ use crate::checksum::ChecksumList;
 use crate::collections::OpId;
 use crate::id::{ConnectionNumber, Epoch, MapVersion, RequestId, ShardId};
 use crate::machine::LinkId;
+use crate::protocol::lease::Terms;
 use crate::unit::Nanos;
 use crate::wire::{CacheIds, Flags, Frame, Header, Opcode};
 
-/// Pause of an exchange that a server told to wait, first and longest.
+/// Pause of an exchange that a server told to wait: the first; the longest while a failover may be the reason, which is what the
+/// client adds to it at most; the longest after.
 const PAUSE_FIRST: Nanos = Nanos::from_millis(2);
+const PAUSE_FAILOVER_MAX: Nanos = Nanos::from_millis(32);
 const PAUSE_MAX: Nanos = Nanos::from_millis(100);
+/// Pauses of a failover: two seconds in all, more than the grace that a promoted copy waits out.
+const PAUSES_FAILOVER: u8 = 66;
+const _: () = assert!(
+    PAUSE_FAILOVER_MAX.get() * (PAUSES_FAILOVER as u64 - 5) > Terms::DEFAULT.grace.get() + Terms::DEFAULT.lease.get() / 2,
+    "a failover is over before the pauses grow"
+);
 /// How long to wait for a newer view before the server is asked again all the same.
 const VIEW_WAIT_MAX: Nanos = Nanos::from_millis(1000);
 /// When to say that requests wait for a server, first and from then on.
@@ -120,6 +129,7 @@ impl Client {
         };
         let frame = frame(header, exchange.ask, turn.buffers);
         self.servers.get_mut(route.server).outstanding += 1;
+        self.note_sent(route.server, turn.now);
         turn.out.push(Effect::Send { link, frame });
     }
 
@@ -127,7 +137,8 @@ impl Client {
     pub(super) fn pause(&mut self, id: OpId, at_least: MapVersion, turn: &mut Turn<'_, impl Buffers>) {
         let version = self.topology.version();
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let pause = if at_least > version { VIEW_WAIT_MAX } else { Nanos::new(PAUSE_FIRST.get() << exchange.pauses.min(6)).min(PAUSE_MAX) };
+        let longest = if exchange.pauses < PAUSES_FAILOVER { PAUSE_FAILOVER_MAX } else { PAUSE_MAX };
+        let pause = if at_least > version { VIEW_WAIT_MAX } else { Nanos::new(PAUSE_FIRST.get() << exchange.pauses.min(6)).min(longest) };
         exchange.pauses = exchange.pauses.saturating_add(1);
         let until = turn.now.plus(pause);
         exchange.state = State::Paused { until, at_least };
@@ -168,6 +179,24 @@ impl Client {
         self.submit_unblocked(turn);
         let version = self.topology.version();
         self.resume(|_, at_least| at_least <= version, turn);
+        self.connect_sooner(turn);
+    }
+
+    /// What a newer view says may be that a server is back: those that are needed are tried soon, however long they were away.
+    fn connect_sooner(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+        let first_pause = self.options.reconnect_pause.0;
+        let soon = turn.now.plus(first_pause);
+        for index in self.servers.indices() {
+            let server = self.servers.get_mut(index);
+            if let LinkState::Down { not_before } = &mut server.state
+                && *not_before > soon
+                && !server.queue.is_empty()
+            {
+                *not_before = soon;
+                server.pause = first_pause;
+                self.wake_by(soon);
+            }
+        }
     }
 
     /// Takes what waits for a server out of its queue, to be routed anew, in its order.

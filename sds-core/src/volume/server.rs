@@ -76,7 +76,9 @@ pub(super) struct Server {
     pub(super) queue: VecDeque<OpId>,
     /// When to say (again) that requests wait; `NEVER` while none does.
     pub(super) tell_at: Nanos,
-    /// Whether it has been said since the server could last be reached.
+    /// When it will have left everything unanswered for too long; `NEVER` while nothing is.
+    pub(super) silent_at: Nanos,
+    /// Whether it has been said that requests wait, since the server was last heard.
     pub(super) told: bool,
 }
 
@@ -130,6 +132,7 @@ impl Servers {
             outstanding: 0,
             queue: VecDeque::with_capacity(self.queue_capacity),
             tell_at: Nanos::NEVER,
+            silent_at: Nanos::NEVER,
             told: false,
         });
     }

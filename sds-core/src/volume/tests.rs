@@ -8,4 +8,5 @@ mod order;
 mod retry;
 mod routing;
 mod sessions;
+mod silence;
 mod world;

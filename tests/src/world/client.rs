@@ -132,6 +132,7 @@ impl World {
             }
             Told::Fenced { volume } => self.user_fenced(client, *volume),
             Told::Waiting { .. }
+            | Told::Silent { .. }
             | Told::Reached { .. }
             | Told::DeviceNotReady { .. }
             | Told::DeviceFailed { .. }
