@@ -2,6 +2,7 @@
 //!
 //! Invariant: every refusal names the key and what to write instead; unknown keys are refused.
 
+use sds_core::cluster::leader::LONE_START_WAIT;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,9 @@ use std::path::{Path, PathBuf};
 pub const CONTROL_PORT: u16 = 9700;
 /// Port of the API unless the configuration says otherwise.
 pub const API_PORT: u16 = 9780;
+
+/// Longest wait for a lone start, in seconds.
+const LONE_START_WAIT_SECONDS_MAX: u64 = 31_536_000;
 
 /// One member of the MDM.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -32,6 +36,12 @@ pub struct MdmConfig {
     /// Entries of the log after which a snapshot replaces them.
     #[serde(default = "default_snapshot_entries")]
     pub snapshot_entries: u64,
+    /// How long a copy of two that is back waits for the other before it goes on alone; 0: until an operator says so.
+    #[serde(default = "default_lone_start_wait")]
+    pub lone_start_wait_seconds: u64,
+    /// Pools of two copies can be made, though data servers do not do all that they need yet. For tests.
+    #[serde(default)]
+    pub experimental_replication: bool,
 }
 
 /// Why a configuration cannot be used.
@@ -74,6 +84,8 @@ impl MdmConfig {
             api: default_api(),
             log_json: false,
             snapshot_entries: default_snapshot_entries(),
+            lone_start_wait_seconds: default_lone_start_wait(),
+            experimental_replication: false,
         }
     }
 
@@ -106,6 +118,9 @@ impl MdmConfig {
         if self.snapshot_entries == 0 {
             return wrong("snapshot_entries", "must be 1 or more");
         }
+        if self.lone_start_wait_seconds > LONE_START_WAIT_SECONDS_MAX {
+            return wrong("lone_start_wait_seconds", "must be at most 31536000 (a year); 0 waits for an operator");
+        }
         Ok(())
     }
 }
@@ -120,6 +135,10 @@ fn default_control() -> SocketAddr {
 
 fn default_api() -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), API_PORT)
+}
+
+const fn default_lone_start_wait() -> u64 {
+    LONE_START_WAIT.get() / 1_000_000_000
 }
 
 const fn default_snapshot_entries() -> u64 {
@@ -153,6 +172,8 @@ mod tests {
             ("data_dir = \"d\"\nname = \"two words\"", "name"),
             ("data_dir = \"\"", "data_dir"),
             ("data_dir = \"d\"\nsnapshot_entries = 0", "snapshot_entries"),
+            ("data_dir = \"d\"\nlone_start_wait_seconds = 31536001", "lone_start_wait_seconds"),
+            ("data_dir = \"d\"\nlone_start_wait_seconds = -1", "lone_start_wait_seconds"),
             ("data_dir = \"d\"\ndata_dir = \"e\"", "data_dir"),
         ];
         for (text, key) in cases {

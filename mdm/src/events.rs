@@ -44,6 +44,12 @@ fn log_cluster(event: &cluster::Event) {
         cluster::Event::ShardsAdvanced { device, shards } => tracing::info!(%device, shards, "shards have a new epoch"),
         cluster::Event::ShardsChanged { sds, shards } => tracing::info!(%sds, shards, "shards have a new configuration"),
         cluster::Event::ShardsJoining { device, shards } => tracing::info!(%device, shards, "device joins shards it fell out of"),
+        cluster::Event::ShardsAlone { device, absent, shards, unflushed } => {
+            tracing::warn!(%device, %absent, shards, unflushed, "a device goes on alone: the other has not come back");
+        }
+        cluster::Event::ShardForced { pool, shard, device, epoch, lost } => {
+            tracing::error!(%pool, shard, %device, %epoch, lost, "an operator forced a copy of a shard");
+        }
         cluster::Event::ProposalsRefused { sds, fault, shards, first: (pool, shard) } => {
             tracing::warn!(%sds, %fault, shards, %pool, %shard, "proposals for shards were refused");
         }

@@ -8,6 +8,7 @@ use sds_core::cluster::FormatError;
 use sds_core::cluster::leader::LeaderOptions;
 use sds_core::cluster::report::MdmStatus;
 use sds_core::id::SystemId;
+use sds_core::unit::Nanos;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -73,6 +74,8 @@ impl Mdm {
         let (control_address, api_address) = (address(&control)?, address(&api_listener)?);
         let (log, recovered) = LocalLog::open(&config.data_dir)?;
         let mut options = LeaderOptions::new(draw_system()?);
+        options.lone_start_wait = (config.lone_start_wait_seconds > 0).then(|| Nanos::from_millis(config.lone_start_wait_seconds * 1_000));
+        options.replicates = config.experimental_replication;
         options.member = MdmStatus {
             name: config.name,
             role: "primary".to_owned(),

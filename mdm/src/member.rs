@@ -75,8 +75,12 @@ impl Api {
     /// When this member cannot answer.
     pub async fn request(&self, request: ApiRequest) -> Result<ApiReply, NotLeading> {
         let reads = match request {
-            ApiRequest::CreateVolume(_) | ApiRequest::DeleteVolume { .. } | ApiRequest::CreatePool { .. } => false,
+            ApiRequest::CreateVolume(_)
+            | ApiRequest::DeleteVolume { .. }
+            | ApiRequest::CreatePool { .. }
+            | ApiRequest::ForceShard { .. } => false,
             ApiRequest::Volume { .. } | ApiRequest::Volumes | ApiRequest::Pools | ApiRequest::Status => true,
+            ApiRequest::Shards(_) | ApiRequest::Shard { .. } | ApiRequest::Audit => true,
         };
         if reads {
             (self.barrier)().await.map_err(|_| NotLeading)?;

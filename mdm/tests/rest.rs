@@ -76,6 +76,40 @@ fn bad_requests_are_answered_and_change_nothing() {
 }
 
 #[test]
+fn shards_are_listed_and_shown_and_bad_questions_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mdm = start(directory.path());
+    let _sds = Sds::register(&mdm, 1, 1);
+    assert_eq!(call(&mdm, "POST", "/api/v1/volumes", Some(r#"{"name": "a", "size_bytes": 4096}"#)).status, 201);
+    let listed = call(&mdm, "GET", "/api/v1/shards?limit=2&state=clean&pool=default&device=1", None);
+    assert_eq!((listed.status, listed.body["shards"].as_array().map(Vec::len)), (200, Some(2)), "{listed:?}");
+    assert_eq!(listed.body["more"], 4094);
+    let shown = call(&mdm, "GET", "/api/v1/pools/default/shards/0", None);
+    assert_eq!(shown.body, listed.body["shards"][0]);
+    assert_eq!((&shown.body["state"], &shown.body["in_sync"][0]["state"]), (&json!("clean"), &json!("serves")));
+    let force = "/api/v1/pools/default/shards/0/force";
+    let cases = [
+        ("GET", "/api/v1/shards?state=broken", None, 400, "bad-query", "broken"),
+        ("GET", "/api/v1/shards?colour=1", None, 400, "bad-query", "colour"),
+        ("GET", "/api/v1/shards?limit=0", None, 400, "bad-query", "1 to"),
+        ("GET", "/api/v1/shards?device=-1", None, 400, "bad-query", ""),
+        ("GET", "/api/v1/shards?pool=x", None, 400, "no-pool", "default"),
+        ("GET", "/api/v1/shards?device=7", None, 404, "no-device", "7"),
+        ("GET", "/api/v1/pools/default/shards/4096", None, 404, "no-shard", "4096"),
+        ("GET", "/api/v1/pools/default/shards/x", None, 400, "invalid-name", ""),
+        ("POST", force, Some("{}"), 400, "bad-body", "missing field `device`"),
+        ("POST", force, Some(r#"{"device": 1, "colour": 1}"#), 400, "bad-body", "colour"),
+        ("POST", force, Some(r#"{"device": 1}"#), 409, "not-forced", "serves already"),
+        ("POST", force, Some(r#"{"device": 7}"#), 409, "not-forced", "does not serve"),
+    ];
+    for (method, path, body, status, kind, says) in cases {
+        is_problem(&call(&mdm, method, path, body), status, kind, says);
+    }
+    assert_eq!(call(&mdm, "GET", "/api/v1/pools/default/shards/0", None).body, shown.body);
+    assert_eq!(call(&mdm, "GET", "/api/v1/audit", None).body, json!({"audit": []}));
+}
+
+#[test]
 fn a_repeated_request_with_its_key_is_done_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let mdm = start(directory.path());

@@ -223,7 +223,7 @@ impl Protocol {
             let proposer =
                 proposal.proposer.filter(|own| own.device == named && !(self.on(Rule::ProposerLives) && self.on(Rule::MemberIncarnation)));
             let incarnation = proposer.map_or(mdm.lives[at], |own| own.incarnation);
-            Some(Registered { incarnation, open: true, amnesic: mdm.amnesic[at] && self.on(Rule::Amnesia), cache_lost })
+            Some(Registered { incarnation, open: true, amnesic: mdm.amnesic[at] && self.on(Rule::Amnesia), cache_lost, gone: false })
         };
         let ceiling = ShardSequence::new(u64::from(entry.epoch.get() + 1) * STRIDE);
         let beginning = Beginning { first_sequence: ceiling, made_at: MapVersion::new(mdm.map.get() + 1) };

@@ -33,6 +33,7 @@ fn propose(proposal: &Proposal) -> String {
         Change::Grow => "its joiner",
         Change::Swap => "to swap roles",
         Change::Join { .. } => "a joiner",
+        Change::Alone { .. } => "a copy alone",
         Change::Reform => "the set anew",
         Change::Settled => "to serve, both having settled,",
     };

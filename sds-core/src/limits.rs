@@ -32,6 +32,10 @@ pub const NAME_BYTES_MAX: usize = 63;
 pub const VOLUMES_MAX: usize = 65_536;
 /// Most storage pools of a system; with the shards a pool may have this bounds the largest view.
 pub const POOLS_MAX: usize = 64;
+/// Entries of the audit log that are kept; the oldest go first.
+pub const AUDIT_ENTRIES_MAX: usize = 1024;
+/// Shards in one answer of the API.
+pub const SHARDS_LISTED_MAX: usize = 65_536;
 /// Most data servers of a system.
 pub const SDS_MAX: usize = 4096;
 /// Most devices of a system.

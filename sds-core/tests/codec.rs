@@ -56,6 +56,7 @@ fn proposals_are_these_bytes() {
         (Change::Join { joiner: member }, vec![4, 3, 4]),
         (Change::Reform, vec![5]),
         (Change::Settled, vec![6]),
+        (Change::Alone { member, forced: true }, vec![7, 3, 4, 1]),
     ];
     for (change, tail) in changes {
         let message = SdsToMdm::Propose { proposals: vec![(PoolId::new(7), ShardId::new(8), of(change))] };

@@ -23,7 +23,7 @@ fn decide(
 ) -> Result<ShardEntry, Refused> {
     let registered = |device: DeviceId| {
         let at = device.get() as usize - 1;
-        Some(Registered { incarnation: Incarnation::new(lives[at]), open: true, amnesic: amnesic[at], cache_lost: false })
+        Some(Registered { incarnation: Incarnation::new(lives[at]), open: true, amnesic: amnesic[at], cache_lost: false, gone: false })
     };
     commit(entry, &Proposal { base: entry.epoch, proposer, change }, registered, BEGINNING)
 }
@@ -35,7 +35,7 @@ fn form_again(entry: &ShardEntry, lost: [bool; 2]) -> ShardEntry {
     let registered = |device: DeviceId| {
         let member = entry.in_sync.members().iter().find(|member| member.device == device)?;
         let incarnation = Incarnation::new(member.incarnation.get() + 1);
-        Some(Registered { incarnation, open: true, amnesic: false, cache_lost: lost[device.get() as usize - 1] })
+        Some(Registered { incarnation, open: true, amnesic: false, cache_lost: lost[device.get() as usize - 1], gone: false })
     };
     let proposal = Proposal { base: entry.epoch, proposer: None, change: Change::Reform };
     commit(entry, &proposal, registered, BEGINNING).expect("all have restarted")
@@ -74,7 +74,7 @@ fn what_a_former_life_asked_for_is_refused_and_who_failed_may_only_give_up() {
     let of = |change| {
         let registered = |device: DeviceId| {
             let open = device == DeviceId::new(2);
-            Some(Registered { incarnation: Incarnation::new(1), open, amnesic: false, cache_lost: false })
+            Some(Registered { incarnation: Incarnation::new(1), open, amnesic: false, cache_lost: false, gone: false })
         };
         commit(&pair, &Proposal { base: pair.epoch, proposer: Some(member(1, 1)), change }, registered, BEGINNING)
     };
@@ -172,6 +172,64 @@ fn who_gives_up_before_settling_takes_along_what_the_other_had_lost() {
         let next = decide(&form_again(&pair, lost), Some(member(1, 2)), gives_up, [2, 2], [false; 2]).expect("its device failed");
         assert_eq!((next.cache_lost, next.cache_lost_in), ([false; 2], Epoch::new(epoch)), "{lost:?}");
     }
+}
+
+/// Asks for this copy alone, of devices 1 to 3 in these lives, of which these are gone, have forgotten, have lost their caches.
+fn go_alone(
+    entry: &ShardEntry,
+    change: Change,
+    lives: [u64; 3],
+    gone: [bool; 3],
+    amnesic: [bool; 3],
+    lost: [bool; 3],
+) -> Result<ShardEntry, Refused> {
+    let registered = |device: DeviceId| {
+        let at = device.get() as usize - 1;
+        let incarnation = Incarnation::new(lives[at]);
+        Some(Registered { incarnation, open: !gone[at], amnesic: amnesic[at], cache_lost: lost[at], gone: gone[at] })
+    };
+    commit(entry, &Proposal { base: entry.epoch, proposer: None, change }, registered, BEGINNING)
+}
+
+const NOT: [bool; 3] = [false; 3];
+
+#[test]
+fn a_copy_goes_on_alone_only_when_the_other_is_gone() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    let alone = |member| Change::Alone { member, forced: false };
+    assert_eq!(go_alone(&pair, alone(member(2, 2)), [1, 2, 1], NOT, NOT, NOT), Err(Refused::StillAlive));
+    let gone = [true, false, false];
+    let next = go_alone(&pair, alone(member(2, 2)), [1, 2, 1], gone, NOT, NOT).expect("the other is gone");
+    assert_eq!((next.in_sync, next.cache_lost_in), (InSync::sole(member(2, 2)), Epoch::new(0)), "it kept its cache: nothing is lost");
+    assert_eq!(next.lapsed, Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(0) }));
+    let next = go_alone(&pair, alone(member(2, 2)), [1, 2, 1], gone, NOT, [false, true, false]).expect("the other is gone");
+    assert_eq!(next.cache_lost_in, next.epoch, "what was not flushed may be lost");
+    // A life that is not the newest, one that has forgotten, one that is no member, one that serves alone already.
+    assert_eq!(go_alone(&pair, alone(member(2, 1)), [1, 2, 1], gone, NOT, NOT), Err(Refused::NotRegistered));
+    assert_eq!(go_alone(&pair, alone(member(2, 2)), [1, 2, 1], gone, [false, true, false], NOT), Err(Refused::LastCopy));
+    assert_eq!(go_alone(&pair, alone(member(3, 1)), [1, 2, 1], [true, true, false], NOT, NOT), Err(Refused::NoCopy));
+    let sole = entry(InSync::sole(member(2, 2)));
+    assert_eq!(go_alone(&sole, alone(member(2, 2)), [1, 2, 1], gone, NOT, NOT), Err(Refused::StillAlive));
+}
+
+#[test]
+fn a_stale_copy_is_forced_only_when_no_copy_in_sync_can_come_and_flushes_say_so() {
+    let lapsed = Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(9) });
+    let sole = ShardEntry { lapsed, ..entry(InSync::sole(member(2, 1))) };
+    let stale = |forced| Change::Alone { member: member(1, 2), forced };
+    assert_eq!(go_alone(&sole, stale(true), [2, 1, 1], NOT, NOT, NOT), Err(Refused::StillAlive), "I7");
+    let gone = [false, true, false];
+    assert_eq!(go_alone(&sole, stale(false), [2, 1, 1], gone, NOT, NOT), Err(Refused::LastCopy), "only an operator may");
+    for (gone, amnesic) in [(gone, NOT), (NOT, gone)] {
+        let next = go_alone(&sole, stale(true), [2, 1, 1], gone, amnesic, NOT).expect("nobody else can come");
+        assert_eq!((next.in_sync, next.cache_lost_in), (InSync::sole(member(1, 2)), next.epoch));
+        assert_eq!(next.lapsed, Some(Lapsed { device: DeviceId::new(2), complete: ShardSequence::new(0) }));
+    }
+    assert_eq!(go_alone(&sole, Change::Alone { member: member(3, 1), forced: true }, [2, 1, 1], gone, NOT, NOT), Err(Refused::NoCopy));
+    // The only copy, which has forgotten.
+    let forced = Change::Alone { member: member(2, 2), forced: true };
+    let next = go_alone(&sole, forced, [2, 2, 1], NOT, gone, NOT).expect("it is all there is");
+    assert_eq!((next.in_sync, next.lapsed, next.cache_lost_in), (InSync::sole(member(2, 2)), lapsed, next.epoch));
 }
 
 #[test]

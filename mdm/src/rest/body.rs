@@ -1,13 +1,15 @@
-//! Request bodies: parsed here or refused with what is wrong and where.
+//! Request bodies, paths and queries: parsed here or refused with what is wrong and where.
 
 use super::problem::Problem;
 use axum::body::Bytes;
-use axum::extract::Path;
-use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode};
-use sds_core::cluster::leader::ApiRequest;
+use sds_core::cluster::leader::{ApiRequest, ShardQuery};
+use sds_core::cluster::report::ShardState;
 use sds_core::cluster::{CreateVolume, DEFAULT_POOL};
-use sds_core::limits::{SHARDS_PER_POOL_DEFAULT, STRIPE_UNIT_BYTES_DEFAULT, STRIPE_WIDTH_DEFAULT};
+use sds_core::id::DeviceId;
+use sds_core::limits::{SHARDS_LISTED_MAX, SHARDS_PER_POOL_DEFAULT, STRIPE_UNIT_BYTES_DEFAULT, STRIPE_WIDTH_DEFAULT};
 use sds_core::map::Copies;
 use sds_core::unit::ByteCount;
 use serde::Deserialize;
@@ -39,6 +41,27 @@ struct PoolBody {
     #[serde(default)]
     copies: Copies,
 }
+
+/// Which shards are asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShardsQuery {
+    pool: Option<String>,
+    state: Option<ShardState>,
+    device: Option<u32>,
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForceBody {
+    device: u32,
+    #[serde(default)]
+    reason: String,
+}
+
+/// Shards in an answer unless the query says otherwise.
+const SHARDS_LISTED_DEFAULT: usize = 1_000;
 
 fn default_pool() -> String {
     DEFAULT_POOL.to_owned()
@@ -87,6 +110,27 @@ pub(super) fn create_volume(bytes: &[u8], headers: &HeaderMap) -> Result<CreateV
 pub(super) fn create_pool(bytes: &[u8]) -> Result<ApiRequest, Problem> {
     let PoolBody { name, shards, copies } = parse(bytes)?;
     Ok(ApiRequest::CreatePool { name, shards, copies })
+}
+
+pub(super) fn shards(query: Result<Query<ShardsQuery>, QueryRejection>) -> Result<ApiRequest, Problem> {
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad-query", "Unusable query", detail);
+    let Query(ShardsQuery { pool, state, device, limit }) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let limit = limit.unwrap_or(SHARDS_LISTED_DEFAULT);
+    if limit == 0 || limit > SHARDS_LISTED_MAX {
+        return Err(bad(format!("limit {limit} cannot be; give 1 to {SHARDS_LISTED_MAX}")));
+    }
+    Ok(ApiRequest::Shards(ShardQuery { pool, state, device: device.map(DeviceId::new), limit }))
+}
+
+/// A pool's name and a shard's number in the path.
+pub(super) fn shard(path: Result<Path<(String, u32)>, PathRejection>) -> Result<(String, u32), Problem> {
+    let invalid = |rejection: PathRejection| Problem::new(StatusCode::BAD_REQUEST, "invalid-name", "Invalid name", rejection.body_text());
+    path.map(|Path(shard)| shard).map_err(invalid)
+}
+
+pub(super) fn force_shard((pool, shard): (String, u32), bytes: &[u8]) -> Result<ApiRequest, Problem> {
+    let ForceBody { device, reason } = parse(bytes)?;
+    Ok(ApiRequest::ForceShard { pool, shard, device: DeviceId::new(device), reason })
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

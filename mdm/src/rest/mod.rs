@@ -9,6 +9,10 @@
 //! | `DELETE /api/v1/volumes/{name}` | 204 |
 //! | `GET /api/v1/pools` | 200, `{"pools": [...]}` |
 //! | `POST /api/v1/pools` | 201 and the pool |
+//! | `GET /api/v1/shards?pool=&state=&device=&limit=` | 200, `{"shards": [...], "more": 0}` |
+//! | `GET /api/v1/pools/{name}/shards/{number}` | 200, the shard |
+//! | `POST /api/v1/pools/{name}/shards/{number}/force` | 200, the shard as it is now |
+//! | `GET /api/v1/audit` | 200, `{"audit": [...]}` |
 //!
 //! Bodies are those of `sds_core::cluster::report` and [`body`]; errors are problem details
 //! ([`problem`]). Invariant: a request body is bounded, and a field it does not know is an error.
@@ -22,11 +26,11 @@ pub(crate) use bounded::Bounded;
 use crate::member::Api;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use problem::Problem;
 use sds_core::cluster::leader::{ApiReply, ApiRequest};
 use serde::Serialize;
@@ -40,6 +44,10 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/v1/volumes", get(volumes).post(create_volume))
         .route("/api/v1/volumes/{name}", get(volume).delete(delete_volume))
         .route("/api/v1/pools", get(pools).post(create_pool))
+        .route("/api/v1/shards", get(shards))
+        .route("/api/v1/pools/{name}/shards/{number}", get(shard))
+        .route("/api/v1/pools/{name}/shards/{number}/force", post(force_shard))
+        .route("/api/v1/audit", get(audit))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -87,8 +95,41 @@ async fn create_pool(State(api): State<Api>, bytes: Result<Bytes, BytesRejection
     }
 }
 
+async fn shards(State(api): State<Api>, query: Result<Query<body::ShardsQuery>, QueryRejection>) -> Response {
+    match body::shards(query) {
+        Ok(request) => ask(&api, request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn shard(State(api): State<Api>, path: Result<Path<(String, u32)>, PathRejection>) -> Response {
+    match body::shard(path) {
+        Ok((pool, shard)) => ask(&api, ApiRequest::Shard { pool, shard }).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn force_shard(
+    State(api): State<Api>,
+    path: Result<Path<(String, u32)>, PathRejection>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Response {
+    let request = body::shard(path).and_then(|shard| body::force_shard(shard, &body::bytes(bytes)?));
+    match request {
+        Ok(request) => ask(&api, request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn audit(State(api): State<Api>) -> Response {
+    ask(&api, ApiRequest::Audit).await
+}
+
 async fn no_such_path(uri: Uri) -> Response {
-    let detail = format!("there is nothing at {}; the API is under /api/v1: status, volumes, volumes/NAME, pools", uri.path());
+    let detail = format!(
+        "there is nothing at {}; the API is under /api/v1: status, volumes, volumes/NAME, pools, pools/NAME/shards/NUMBER, shards, audit",
+        uri.path()
+    );
     Problem::new(StatusCode::NOT_FOUND, "no-such-path", "No such path", detail).into_response()
 }
 
@@ -116,6 +157,9 @@ async fn ask(api: &Api, request: ApiRequest) -> Response {
         ApiReply::Volumes(volumes) => axum::Json(Volumes { volumes }).into_response(),
         ApiReply::PoolCreated(pool) => (StatusCode::CREATED, axum::Json(pool)).into_response(),
         ApiReply::Pools(pools) => axum::Json(Pools { pools }).into_response(),
+        ApiReply::Shards { shards, more } => axum::Json(Shards { shards, more }).into_response(),
+        ApiReply::Shard(shard) => axum::Json(shard).into_response(),
+        ApiReply::Audit(audit) => axum::Json(Audit { audit }).into_response(),
         ApiReply::Status(status) => axum::Json(status).into_response(),
         ApiReply::Refused(refusal) => Problem::from(refusal).into_response(),
         ApiReply::Overloaded => {
@@ -137,4 +181,15 @@ struct Volumes {
 #[derive(Serialize)]
 struct Pools {
     pools: Vec<sds_core::cluster::report::PoolStatus>,
+}
+
+#[derive(Serialize)]
+struct Shards {
+    shards: Vec<sds_core::cluster::report::ShardStatus>,
+    more: u64,
+}
+
+#[derive(Serialize)]
+struct Audit {
+    audit: Vec<sds_core::cluster::report::AuditStatus>,
 }

@@ -56,6 +56,9 @@ impl From<Refusal> for Problem {
             Refusal::TooMany(_) => (StatusCode::CONFLICT, "too-many", "A bound is reached"),
             Refusal::KeyReused { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "Idempotency key used before"),
             Refusal::KeyLength { .. } => (StatusCode::BAD_REQUEST, "bad-key", "Unusable idempotency key"),
+            Refusal::NoDevice { .. } => (StatusCode::NOT_FOUND, "no-device", "No such device"),
+            Refusal::NoShard { .. } => (StatusCode::NOT_FOUND, "no-shard", "No such shard"),
+            Refusal::Force { .. } => (StatusCode::CONFLICT, "not-forced", "Copy cannot be forced"),
             Refusal::OtherSystem { .. }
             | Refusal::Addresses { .. }
             | Refusal::SdsNil { .. }

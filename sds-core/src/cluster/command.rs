@@ -10,14 +10,14 @@ use crate::id::{
     BootId, ClientId, DeviceId, DeviceUuid, LogSequence, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, ShardSequence, SystemId,
     Ticket, TreeId, VolumeId,
 };
-use crate::map::Copies;
+use crate::map::{Copies, Member};
 use crate::protocol::membership::Proposal;
 use crate::unit::ByteCount;
 use crate::view::SessionMode;
 use serde::{Deserialize, Serialize};
 
 /// Version of an encoded command.
-pub const COMMAND_VERSION: u16 = 3;
+pub const COMMAND_VERSION: u16 = 4;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +85,30 @@ pub enum Change {
         ceilings: Vec<(DeviceId, ShardSequence)>,
         /// Which shard of which pool, and what.
         proposals: Vec<(PoolId, ShardId, Proposal)>,
+    },
+    /// A device goes on alone with all shards that it shares with one that has not come back for too long.
+    GoOnAlone {
+        /// Which, in its present life.
+        survivor: Member,
+        /// The other, in the life in which it was registered last.
+        absent: Member,
+        /// The newest ceilings heard of the two.
+        ceilings: Vec<(DeviceId, ShardSequence)>,
+    },
+    /// An operator makes a copy the only one of its shard.
+    ForceShard {
+        /// The pool, by name.
+        pool: String,
+        /// The shard.
+        shard: u32,
+        /// The device that has the copy.
+        device: DeviceId,
+        /// Its members that are held for gone, in the lives in which they were registered last.
+        gone: Vec<Member>,
+        /// The newest ceilings heard of its devices.
+        ceilings: Vec<(DeviceId, ShardSequence)>,
+        /// Why, in the operator's words.
+        reason: String,
     },
 }
 

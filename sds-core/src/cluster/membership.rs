@@ -20,6 +20,8 @@ pub(super) struct Known<'a> {
     pub(super) copies: Copies,
     /// The version that the command makes, if it changes anything.
     pub(super) made_at: MapVersion,
+    /// Devices, in these lives, that are held for gone.
+    pub(super) gone: &'a [Member],
 }
 
 impl Known<'_> {
@@ -36,9 +38,11 @@ impl Known<'_> {
             // One that failed is of the life that its server is in, not of the one in which it opened last.
             let incarnation = if record.open { record.incarnation } else { self.servers.get(&record.sds)?.incarnation };
             let (amnesic, cache_lost) = (self.has_forgotten(entry, device), self.has_lost_cache(entry, device));
-            Some(Registered { incarnation, open: record.open, amnesic, cache_lost })
+            let gone = self.gone.contains(&Member { device, incarnation: record.incarnation });
+            Some(Registered { incarnation, open: record.open, amnesic, cache_lost, gone })
         };
-        let used = entry.in_sync.members().iter().filter_map(|member| self.devices.get(&member.device));
+        let alone = if let Change::Alone { member, .. } = proposal.change { Some(member) } else { None };
+        let used = entry.in_sync.members().iter().chain(&alone).filter_map(|member| self.devices.get(&member.device));
         let ceiling = used.map(|device| device.sequence_ceiling).fold(entry.first_sequence, ShardSequence::max);
         let beginning = Beginning { first_sequence: ceiling, made_at: self.made_at };
         let mut next = membership::commit(entry, proposal, registered, beginning)?;
@@ -48,7 +52,9 @@ impl Known<'_> {
             return Err(Refused::SameFaultSet);
         }
         let device_of_primary = |entry: &ShardEntry| entry.in_sync.primary().map(|member| member.device);
-        if device_of_primary(&next) != device_of_primary(entry) {
+        // Who is forced may have forgotten what it reserved itself.
+        let forced = matches!(proposal.change, Change::Alone { forced: true, .. });
+        if forced || device_of_primary(&next) != device_of_primary(entry) {
             next.first_sequence = ShardSequence::new(ceiling.get().saturating_add(SEQUENCE_HEADROOM));
         }
         Ok(next)

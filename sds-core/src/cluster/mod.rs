@@ -16,6 +16,7 @@ pub mod outcome;
 pub mod report;
 pub mod state;
 
+mod alone;
 mod check;
 mod membership;
 mod name;
@@ -32,14 +33,14 @@ mod volume;
 mod tests;
 
 pub use command::{Change, Command, CreateVolume, FormatError, OpenSession, RegisterDevice, RegisterSds};
-pub use outcome::{Bound, Event, NameFault, Outcome, ProposalFault, Refusal};
+pub use outcome::{Bound, Event, ForceFault, NameFault, Outcome, ProposalFault, Refusal};
 pub use text::rfc3339;
 pub use view::Recipient;
 
 use crate::id::{DeviceId, DeviceUuid, MapVersion, PoolId, SdsId, SystemId, TreeId, VolumeId};
 use crate::limits::SHARDS_PER_POOL_DEFAULT;
 use crate::map::Copies;
-use state::{DeletedTree, Device, Pool, Server, State, Volume};
+use state::{AuditEntry, DeletedTree, Device, Pool, Server, State, Volume};
 
 /// Name of the pool that every system has.
 pub const DEFAULT_POOL: &str = "default";
@@ -86,6 +87,10 @@ impl Cluster {
             Change::OpenSession(open) => self.open_session(now_ms, open, events),
             Change::CloseSession { volume, client, generation } => Ok(self.close_session(*volume, *client, *generation, events)),
             Change::Propose { sds, ceilings, proposals } => Ok(self.propose(*sds, ceilings, proposals, events)),
+            Change::GoOnAlone { survivor, absent, ceilings } => self.go_on_alone(now_ms, *survivor, *absent, ceilings, events),
+            Change::ForceShard { pool, shard, device, gone, ceilings, reason } => {
+                self.force_shard(now_ms, &alone::Force { pool, shard: *shard, device: *device, gone, ceilings, reason }, events)
+            }
             Change::TreesFreed { sds, device, trees } => self.trees_freed(*sds, *device, trees, events),
         }
     }
@@ -184,6 +189,11 @@ impl Cluster {
     pub fn volume_by_name(&self, name: &str) -> Option<(VolumeId, &Volume)> {
         let id = *self.state.volume_names.get(name)?;
         Some((id, self.state.volumes.get(&id)?))
+    }
+
+    /// What was done that somebody may want to know of later, oldest first.
+    pub fn audit(&self) -> impl Iterator<Item = &AuditEntry> {
+        self.state.audit.iter()
     }
 
     /// Trees of deleted volumes that some device has not freed yet.

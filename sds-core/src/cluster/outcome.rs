@@ -5,7 +5,7 @@
 
 use crate::control::Opened;
 use crate::id::{
-    DeviceId, DeviceUuid, Incarnation, LogSequence, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, SystemId, TreeId, VolumeId,
+    DeviceId, DeviceUuid, Epoch, Incarnation, LogSequence, PoolId, SdsId, SdsUuid, SessionGeneration, ShardId, SystemId, TreeId, VolumeId,
 };
 use crate::limits::{
     DELETED_TREES_MAX, DEVICES_MAX, DEVICES_PER_SDS_MAX, NAME_BYTES_MAX, OVER_PROVISIONING_MAX, POOLS_MAX, SDS_ADDRESSES_MAX, SDS_MAX,
@@ -65,6 +65,18 @@ pub enum Outcome {
         /// How many were refused.
         refused: u32,
     },
+    /// Shards go on with one copy.
+    WentAlone {
+        /// How many.
+        shards: u32,
+    },
+    /// The shard has the copy that was asked for, alone.
+    ShardForced {
+        /// Of which pool.
+        pool: PoolId,
+        /// Which.
+        shard: u32,
+    },
 }
 
 /// What is wrong with a name.
@@ -96,6 +108,31 @@ pub enum ProposalFault {
     /// The rules do not allow it.
     #[error("the rules do not allow it: {0:?}")]
     Rule(Refused),
+}
+
+/// Why a copy cannot be forced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForceFault {
+    /// It is nothing of the shard.
+    #[error("it holds no copy of the shard; `sdsctl shard show` names those that do")]
+    NoCopy,
+    /// It could not go on.
+    #[error("it does not serve; bring its data server and the device up first")]
+    NotServing,
+    /// Nothing is to be forced.
+    #[error("it is the shard's only copy in sync and serves already")]
+    Serves,
+    /// A copy in sync can still come.
+    #[error(
+        "device {device} of {server} is in sync and there, or was a moment ago; the shard goes on by itself. \
+         If that device is lost for good, stop its data server first"
+    )]
+    InSync {
+        /// Which.
+        device: DeviceId,
+        /// Where.
+        server: String,
+    },
 }
 
 /// Why a command is refused.
@@ -316,6 +353,34 @@ pub enum Refusal {
         /// What it was reported with.
         configured: String,
     },
+    /// No such device.
+    #[error("there is no device {device}; `sdsctl status` names those there are")]
+    NoDevice {
+        /// What was asked for.
+        device: DeviceId,
+    },
+    /// No such shard.
+    #[error("pool {pool:?} has no shard {shard}: it has {shards}, numbered from 0 (none before its first volume is made)")]
+    NoShard {
+        /// The pool.
+        pool: String,
+        /// What was asked for.
+        shard: u32,
+        /// How many there are.
+        shards: u32,
+    },
+    /// A copy that cannot be forced.
+    #[error("shard {pool}/{shard} cannot be forced to device {device}: {fault}")]
+    Force {
+        /// The pool.
+        pool: String,
+        /// The shard.
+        shard: u32,
+        /// The device.
+        device: DeviceId,
+        /// Why not.
+        fault: ForceFault,
+    },
     /// A report about somebody else's device.
     #[error("data server {sds} does not own device {device}")]
     NotOwner {
@@ -428,6 +493,30 @@ pub enum Event {
         device: DeviceId,
         /// How many shards.
         shards: u32,
+    },
+    /// A device goes on alone with shards whose other copy has not come back for too long.
+    ShardsAlone {
+        /// Which.
+        device: DeviceId,
+        /// Who has not come back.
+        absent: DeviceId,
+        /// How many shards.
+        shards: u32,
+        /// Of these, how many may lack writes that were acknowledged and not flushed.
+        unflushed: u32,
+    },
+    /// An operator made a copy a shard's only one.
+    ShardForced {
+        /// The pool.
+        pool: PoolId,
+        /// The shard.
+        shard: u32,
+        /// The copy's device.
+        device: DeviceId,
+        /// Its epoch now.
+        epoch: Epoch,
+        /// Whether it lacks acknowledged writes, or may.
+        lost: bool,
     },
     /// Proposals for shards were refused.
     ProposalsRefused {

@@ -1,7 +1,7 @@
 //! Pools: making them, and placing their shards when the first volume needs them.
 
 use super::outcome::{Bound, Event, Outcome, Refusal};
-use super::state::{DeletedTree, Pool};
+use super::state::{DeletedTree, Losses, Pool};
 use super::{Cluster, name};
 use crate::id::{DeviceId, Epoch, PoolId, SdsId, ShardSequence, TreeId};
 use crate::limits::{POOLS_MAX, SHARDS_PER_POOL_MAX};
@@ -36,7 +36,9 @@ impl Cluster {
         self.state.issued.pool += 1;
         let id = PoolId::new(self.state.issued.pool);
         let map = ShardMap { pool: id, shards: Vec::new() };
-        self.state.pools.insert(id, Pool { name: pool_name.to_owned(), shards, copies, map, changed: self.version() });
+        self.state
+            .pools
+            .insert(id, Pool { name: pool_name.to_owned(), shards, copies, map, changed: self.version(), losses: Losses::default() });
         events.push(Event::PoolCreated { pool: id, name: pool_name.to_owned() });
         id
     }

@@ -20,11 +20,7 @@ impl Cluster {
         proposals: &[(PoolId, ShardId, Proposal)],
         events: &mut Vec<Event>,
     ) -> Outcome {
-        for (device, ceiling) in ceilings {
-            if let Some(device) = self.state.devices.get_mut(device) {
-                device.sequence_ceiling = device.sequence_ceiling.max(*ceiling);
-            }
-        }
+        self.raise_ceilings(ceilings);
         let made_at = self.coming_version();
         let State { pools, devices, servers, .. } = &mut self.state;
         let (mut touched, mut committed) = (BTreeSet::new(), 0_u32);
@@ -33,7 +29,7 @@ impl Cluster {
         for (pool, shard, proposal) in proposals {
             let of = pools.get_mut(pool).and_then(|pool| Some((pool.copies, pool.map.shards.get_mut(shard.get() as usize)?)));
             let decided = of.ok_or(ProposalFault::NoShard);
-            match decided.and_then(|(copies, entry)| decide(Known { devices, servers, copies, made_at }, sds, entry, proposal)) {
+            match decided.and_then(|(copies, entry)| decide(Known { devices, servers, copies, made_at, gone: &[] }, sds, entry, proposal)) {
                 Ok(joiner) => {
                     committed += 1;
                     touched.insert(*pool);
@@ -55,7 +51,16 @@ impl Cluster {
         Outcome::Proposed { committed, refused: count }
     }
 
-    fn pools_changed(&mut self, pools: &BTreeSet<PoolId>) {
+    /// What devices have said since they registered.
+    pub(super) fn raise_ceilings(&mut self, ceilings: &[(DeviceId, ShardSequence)]) {
+        for (device, ceiling) in ceilings {
+            if let Some(device) = self.state.devices.get_mut(device) {
+                device.sequence_ceiling = device.sequence_ceiling.max(*ceiling);
+            }
+        }
+    }
+
+    pub(super) fn pools_changed(&mut self, pools: &BTreeSet<PoolId>) {
         let version = self.next_version();
         for pool in pools {
             if let Some(pool) = self.state.pools.get_mut(pool) {

@@ -265,7 +265,7 @@ impl Cluster {
     fn advance_shards(&mut self, sds: SdsId, opened: &BTreeSet<DeviceId>, events: &mut Vec<Event>) -> BTreeSet<PoolId> {
         let made_at = self.coming_version();
         let State { pools, devices, servers, .. } = &mut self.state;
-        let known = Known { devices, servers, copies: Copies::One, made_at };
+        let known = Known { devices, servers, copies: Copies::One, made_at, gone: &[] };
         let is_ours = |device: DeviceId| known.devices.get(&device).is_some_and(|device| device.sds == sds);
         let mut touched = BTreeSet::new();
         let mut advanced: BTreeMap<DeviceId, u32> = BTreeMap::new();

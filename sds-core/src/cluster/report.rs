@@ -146,6 +146,88 @@ pub struct ShardCounts {
     pub unavailable: u32,
 }
 
+/// How a shard is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardState {
+    /// With as many copies in sync as the pool keeps.
+    Clean,
+    /// With a copy less in sync, or one whose server is not there.
+    Degraded,
+    /// With a copy less in sync while another joins.
+    Rebuilding,
+    /// Not at all: its primary's device or its server is not there.
+    Unavailable,
+}
+
+/// A copy of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// Its device.
+    pub device: u32,
+    /// Where that is on its host.
+    pub path: String,
+    /// Its data server's name.
+    pub sds: String,
+    /// The life in which it is a member; 0 for one that fell out.
+    pub incarnation: u64,
+    /// The newest life of its device.
+    pub incarnation_now: u64,
+    /// Whether it does its part in that life: `serves`, `restarted`, `opening`, `failed`, `gone`.
+    pub state: String,
+    /// It came into this epoch without its volatile cache.
+    pub cache_lost: bool,
+}
+
+/// A shard's configuration, and what it waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Its pool.
+    pub pool: String,
+    /// Its number in the pool.
+    pub shard: u32,
+    /// How it is served.
+    pub state: ShardState,
+    /// Its epoch.
+    pub epoch: u32,
+    /// Version of the metadata that made it.
+    pub made_at: u64,
+    /// Copies in sync, the primary first.
+    pub in_sync: Vec<CopyStatus>,
+    /// The copy that is being brought in.
+    pub joining: Option<CopyStatus>,
+    /// The copy that fell out last.
+    pub lapsed: Option<CopyStatus>,
+    /// Last sequence known complete on that one.
+    pub lapsed_complete: Option<u64>,
+    /// The newest epoch that began with no cache kept; 0: none did.
+    pub cache_lost_in: u32,
+    /// Why it is not clean and what it waits for, in words; absent when it is.
+    pub waits_for: Option<String>,
+}
+
+/// Something that was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// When (RFC 3339, UTC).
+    pub time: String,
+    /// What.
+    pub action: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a pool may have lost, in shards, each time counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossCounts {
+    /// Went on with one copy because the other had not come back for too long.
+    pub alone: u64,
+    /// Of these, may lack writes that were acknowledged and not flushed.
+    pub unflushed: u64,
+    /// Forced by an operator to a copy that lacked something, or may have.
+    pub forced: u64,
+}
+
 /// A storage pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolStatus {
@@ -169,6 +251,9 @@ pub struct PoolStatus {
     pub provisioned_bytes: u64,
     /// Its shards.
     pub shards: ShardCounts,
+    /// What it may have lost.
+    #[serde(default)]
+    pub losses: LossCounts,
 }
 
 /// A volume.

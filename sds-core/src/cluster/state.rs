@@ -13,7 +13,7 @@ use crate::stripe::Stripe;
 use crate::unit::ByteCount;
 use crate::view::SessionMode;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// All that the MDM must not forget.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) deleted_trees: BTreeMap<TreeId, DeletedTree>,
     pub(super) volume_names: BTreeMap<String, VolumeId>,
     pub(super) device_uuids: BTreeMap<DeviceUuid, DeviceId>,
+    /// Oldest first, at most [`crate::limits::AUDIT_ENTRIES_MAX`].
+    pub(super) audit: VecDeque<AuditEntry>,
 }
 
 /// The last number given out, of each kind. None is ever given out again.
@@ -65,6 +67,30 @@ pub struct Pool {
     pub map: ShardMap,
     /// Version that changed the map last.
     pub changed: MapVersion,
+    /// What may have been lost.
+    pub losses: Losses,
+}
+
+/// Shards of a pool that went on with a copy that may lack something, each time counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// Went on with one copy because the other had not come back for too long.
+    pub alone: u64,
+    /// Of these, had lost their caches: writes that were acknowledged and not flushed may be gone.
+    pub unflushed: u64,
+    /// Were forced by an operator to a copy that lacked acknowledged writes, or may have.
+    pub forced: u64,
+}
+
+/// Something that was done and that somebody may want to know of later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// When.
+    pub unix_ms: u64,
+    /// What, in words.
+    pub action: String,
+    /// Why, in the words of who did it.
+    pub reason: String,
 }
 
 /// A data server.

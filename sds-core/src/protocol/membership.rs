@@ -54,6 +54,15 @@ pub enum Change {
     /// Both members have settled and flushed after one of them had lost its volatile cache: the next epoch may be served. Asked for
     /// by the primary ([`settle::is_for_settling`]).
     Settled,
+    /// The MDM's own: a copy goes on alone, because the others are held for gone. Without force only one that is in sync, and
+    /// that has not forgotten; what it had in a lost cache is gone with it. By force (an operator's, I7) also a copy that
+    /// fell out, or has forgotten: what it lacks is lost.
+    Alone {
+        /// Which, in its newest life.
+        member: Member,
+        /// Whether an operator says so.
+        forced: bool,
+    },
 }
 
 /// A proposal to the MDM.
@@ -79,6 +88,8 @@ pub struct Registered {
     /// Its volatile cache was lost since the life in which it is a member: a life after that one began without the cache of the
     /// one before ([`cache_is_kept`]).
     pub cache_lost: bool,
+    /// Nobody has heard of it for long enough, by policy or in an operator's judgement; only [`Change::Alone`] asks.
+    pub gone: bool,
 }
 
 /// Whether a device that served with one cache, and serves again with another, still has what was in the first. A cache is
@@ -118,6 +129,8 @@ pub enum Refused {
     NoJoiner,
     /// No member had lost its cache: the epoch is served as it is.
     NothingToSettle,
+    /// It holds no copy of the shard, old or new.
+    NoCopy,
     /// Both copies would be in one fault set (I11).
     SameFaultSet,
 }
@@ -215,9 +228,10 @@ pub fn commit(
             }
             next.joining = Some(joiner);
         }
+        (Change::Alone { member, forced }, None) => alone(&mut next, member, forced, registered)?,
         (Change::Reform, proposer) => reform(&mut next, proposer, registered)?,
         (Change::Shrink { .. } | Change::Yield { .. } | Change::Grow | Change::Swap | Change::Settled, None)
-        | (Change::Join { .. }, Some(_)) => {
+        | (Change::Join { .. } | Change::Alone { .. }, Some(_)) => {
             return Err(Refused::NotInSync);
         }
     }
@@ -232,6 +246,40 @@ pub fn other_of(members: &[Member], own: Member) -> Option<Member> {
 
 /// No cache of a member was lost.
 const KEPT: [bool; IN_SYNC_MAX] = [false; IN_SYNC_MAX];
+
+fn alone(next: &mut ShardEntry, member: Member, forced: bool, registered: impl Fn(DeviceId) -> Option<Registered>) -> Result<(), Refused> {
+    let old = *next;
+    let known = registered(member.device).filter(|known| known.open && known.incarnation == member.incarnation);
+    let known = known.ok_or(Refused::NotRegistered)?;
+    if old.in_sync == InSync::sole(member) {
+        return Err(Refused::StillAlive);
+    }
+    let held = old.in_sync.members().iter().copied().find(|held| held.device == member.device);
+    let other = old.in_sync.members().iter().copied().find(|other| other.device != member.device);
+    let is_gone = |other: Member| registered(other.device).is_none_or(|known| known.gone || (forced && known.amnesic));
+    if other.is_some_and(|other| !is_gone(other)) {
+        return Err(Refused::StillAlive);
+    }
+    let had = old.joining.map(|joining| joining.device).into_iter().chain(old.lapsed.map(|lapsed| lapsed.device));
+    if held.is_none() && !had.into_iter().any(|device| device == member.device) {
+        return Err(Refused::NoCopy);
+    }
+    let lacks = held.is_none() || known.amnesic;
+    if lacks && !forced {
+        return Err(Refused::LastCopy);
+    }
+    next.in_sync = InSync::sole(member);
+    next.joining = None;
+    next.cache_lost = KEPT;
+    // Nobody knows any more what was complete on the other.
+    if let Some(other) = other {
+        next.lapsed = Some(Lapsed { device: other.device, complete: ShardSequence::new(0) });
+    }
+    if lacks || known.cache_lost || held.is_some_and(|held| old.has_lost_cache(held)) {
+        next.cache_lost_in = next.epoch;
+    }
+    Ok(())
+}
 
 fn reform(next: &mut ShardEntry, unsettled: Option<Member>, registered: impl Fn(DeviceId) -> Option<Registered>) -> Result<(), Refused> {
     let old = *next;

@@ -23,7 +23,7 @@ impl Mdm {
         let lives = self.lives;
         let registered = |device| {
             let life = lives.iter().find(|life| life.device == device)?;
-            Some(Registered { incarnation: life.incarnation, open: true, amnesic: false, cache_lost: false })
+            Some(Registered { incarnation: life.incarnation, open: true, amnesic: false, cache_lost: false, gone: false })
         };
         // Above everything used: in tests nobody uses a million.
         self.ceiling += 1 << 21;

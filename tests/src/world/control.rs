@@ -346,6 +346,7 @@ impl World {
             ApiReply::Refused(sds_core::cluster::Refusal::NotInitialised) | ApiReply::Unknown | ApiReply::Overloaded => {}
             ApiReply::Refused(refusal) => self.violate(format!("the operator was refused: {refusal}")),
             ApiReply::VolumeDeleted | ApiReply::Volume(_) | ApiReply::Volumes(_) | ApiReply::Pools(_) | ApiReply::Status(_) => {}
+            ApiReply::Shards { .. } | ApiReply::Shard(_) | ApiReply::Audit(_) => {}
         }
         if self.pool_made {
             self.schedule.after(1_000_000, Event::Operate);

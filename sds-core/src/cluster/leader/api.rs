@@ -2,8 +2,10 @@
 
 use super::{ApiReply, ApiRequest, Effect, Leader, Pending};
 use crate::cluster::{Change, Outcome, Refusal};
+use crate::id::DeviceId;
 use crate::machine::{Outbox, Token};
 use crate::map::Copies;
+use std::collections::BTreeSet;
 
 impl Leader {
     pub(super) fn operator_asks(&mut self, token: Token, request: ApiRequest, out: &mut Outbox<Effect>) {
@@ -22,11 +24,24 @@ impl Leader {
             }
             ApiRequest::Volumes => return out.push(Effect::Answer { token, reply: ApiReply::Volumes(self.volume_statuses()) }),
             ApiRequest::Pools => return out.push(Effect::Answer { token, reply: ApiReply::Pools(self.pool_statuses()) }),
+            ApiRequest::Shards(query) => return out.push(Effect::Answer { token, reply: self.shards_listed(&query) }),
+            ApiRequest::Shard { pool, shard } => return out.push(Effect::Answer { token, reply: self.shard_shown(&pool, shard) }),
+            ApiRequest::Audit => return out.push(Effect::Answer { token, reply: self.audit_listed() }),
+            ApiRequest::ForceShard { pool, shard, device, reason } => self.force(pool, shard, device, reason),
             ApiRequest::Status => return out.push(Effect::Answer { token, reply: ApiReply::Status(Box::new(self.status())) }),
         };
         if self.propose(change, Pending::Api { token }, out).is_err() {
             out.push(Effect::Answer { token, reply: ApiReply::Overloaded });
         }
+    }
+
+    /// What is forced, with those of its shard's members that are held for gone.
+    fn force(&self, pool: String, shard: u32, device: DeviceId, reason: String) -> Change {
+        let entry = self.cluster.pool_by_name(&pool).and_then(|(_, pool)| pool.map.shards.get(shard as usize));
+        let members: BTreeSet<DeviceId> = entry.iter().flat_map(|entry| entry.in_sync.members()).map(|member| member.device).collect();
+        let gone = members.iter().filter(|member| self.is_gone(**member)).filter_map(|member| self.registered_member(*member)).collect();
+        let ceilings = self.ceilings_heard(members.into_iter().chain([device]).collect());
+        Change::ForceShard { pool, shard, device, gone, ceilings, reason }
     }
 
     /// What a committed command means to the operator who asked for it.
@@ -41,12 +56,17 @@ impl Leader {
                 Some(record) => ApiReply::PoolCreated(self.pool_status(pool, record)),
                 None => ApiReply::Unknown,
             },
+            Ok(Outcome::ShardForced { pool, shard }) => {
+                let name = self.cluster.pool(pool).map(|pool| pool.name.clone()).unwrap_or_default();
+                self.shard_shown(&name, shard)
+            }
             Ok(
                 other @ (Outcome::Initialised { .. }
                 | Outcome::Registered { .. }
                 | Outcome::SessionOpened(_)
                 | Outcome::SessionClosed
                 | Outcome::TreesFreed
+                | Outcome::WentAlone { .. }
                 | Outcome::Proposed { .. }),
             ) => unreachable!("an operator's command was answered with {other:?}"),
             Err(refusal) => ApiReply::Refused(refusal),

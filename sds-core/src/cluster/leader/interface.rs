@@ -1,9 +1,9 @@
 //! What a leader is told and what it wants done. Shared by the machine, its shell and the simulator.
 
-use crate::cluster::report::{MdmStatus, PoolStatus, SystemStatus, VolumeStatus};
+use crate::cluster::report::{AuditStatus, MdmStatus, PoolStatus, ShardState, ShardStatus, SystemStatus, VolumeStatus};
 use crate::cluster::{self, Command, CreateVolume, Refusal};
 use crate::control::{ClientToMdm, MdmToClient, MdmToSds, SdsToMdm};
-use crate::id::{MapVersion, SdsId, SystemId};
+use crate::id::{DeviceId, MapVersion, SdsId, SystemId};
 use crate::machine::{LinkId, Token};
 use crate::map::Copies;
 use crate::unit::Nanos;
@@ -21,9 +21,14 @@ pub struct LeaderOptions {
     pub client_silence: Nanos,
     /// How long an open waits for data servers to confirm.
     pub confirm_wait: Nanos,
+    /// How long a copy that is back waits for the other before it goes on alone; `None`: until an operator says so.
+    pub lone_start_wait: Option<Nanos>,
     /// Data servers keep two copies. Off until they do: a pool of two copies could not serve.
     pub replicates: bool,
 }
+
+/// How long a copy waits for the other, unless the configuration says otherwise.
+pub const LONE_START_WAIT: Nanos = Nanos::from_millis(600_000);
 
 impl LeaderOptions {
     /// The defaults.
@@ -35,6 +40,7 @@ impl LeaderOptions {
             sds_down_after: Nanos::from_millis(3_000),
             client_silence: Nanos::from_millis(60_000),
             confirm_wait: Nanos::from_millis(10_000),
+            lone_start_wait: Some(LONE_START_WAIT),
             replicates: false,
         }
     }
@@ -95,8 +101,43 @@ pub enum ApiRequest {
     },
     /// Describe all pools.
     Pools,
+    /// Describe shards.
+    Shards(ShardQuery),
+    /// Describe one shard.
+    Shard {
+        /// Its pool, by name.
+        pool: String,
+        /// Its number.
+        shard: u32,
+    },
+    /// Make a copy the only one of its shard.
+    ForceShard {
+        /// The pool, by name.
+        pool: String,
+        /// The shard.
+        shard: u32,
+        /// The device that has the copy.
+        device: DeviceId,
+        /// Why, for the audit log.
+        reason: String,
+    },
+    /// What was done that somebody may want to know of later.
+    Audit,
     /// Describe everything.
     Status,
+}
+
+/// Which shards an operator asks for; all that is given must fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardQuery {
+    /// Of this pool, by name.
+    pub pool: Option<String>,
+    /// In this state.
+    pub state: Option<ShardState>,
+    /// With this device, as a member, joiner, or one that fell out.
+    pub device: Option<DeviceId>,
+    /// At most so many.
+    pub limit: usize,
 }
 
 /// What an operator is answered.
@@ -119,6 +160,17 @@ pub enum ApiReply {
     PoolCreated(PoolStatus),
     /// All pools.
     Pools(Vec<PoolStatus>),
+    /// Shards, and how many fit the question beyond them.
+    Shards {
+        /// By pool and number.
+        shards: Vec<ShardStatus>,
+        /// Left out.
+        more: u64,
+    },
+    /// A shard.
+    Shard(Box<ShardStatus>),
+    /// Everything that is kept, oldest first.
+    Audit(Vec<AuditStatus>),
     /// Everything.
     Status(Box<SystemStatus>),
     /// The request cannot be done.

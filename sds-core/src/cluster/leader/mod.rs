@@ -10,23 +10,26 @@
 //! (I3); a leader holds nobody for dead before one full timeout of its own time.
 //! Must not know: sockets, encodings, the log's storage, HTTP.
 
+mod alone;
 mod api;
 mod client;
 mod interface;
 mod sds;
+mod shards;
 mod status;
 
 #[cfg(test)]
 mod tests;
 
-pub use interface::{ApiReply, ApiRequest, Clock, Effect, Event, Input, LeaderOptions, ProposalId};
+pub use interface::{ApiReply, ApiRequest, Clock, Effect, Event, Input, LONE_START_WAIT, LeaderOptions, ProposalId, ShardQuery};
 
 use crate::cluster::{Change, Cluster, Command, Recipient};
 use crate::control::{MdmToClient, MdmToSds, OpenError};
-use crate::id::{ClientId, MapVersion, SdsId, VolumeId};
+use crate::id::{ClientId, DeviceId, MapVersion, SdsId, VolumeId};
 use crate::machine::{LinkId, Outbox, Token};
 use crate::unit::Nanos;
 use crate::view::ViewUpdate;
+use alone::Wait;
 use client::{ClientLink, ClientSeen, PendingOpen};
 use sds::{Node, SdsLink, WaitingRegistration};
 use std::collections::BTreeMap;
@@ -72,6 +75,9 @@ pub struct Leader {
     nodes: BTreeMap<SdsId, Node>,
     clients: BTreeMap<ClientId, ClientSeen>,
     waiting: BTreeMap<LinkId, WaitingRegistration>,
+    /// Copies that wait for the other: who, and for whom.
+    waits: BTreeMap<(DeviceId, DeviceId), Wait>,
+    looked_at_pairs: Nanos,
     opens: BTreeMap<(LinkId, u64), PendingOpen>,
     pending: BTreeMap<ProposalId, Pending>,
     proposed: u64,
@@ -92,6 +98,8 @@ impl Leader {
             nodes: BTreeMap::new(),
             clients: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            looked_at_pairs: clock.now,
             opens: BTreeMap::new(),
             pending: BTreeMap::new(),
             proposed: 0,
@@ -147,6 +155,7 @@ impl Leader {
             self.tick_clients(out);
             self.tick_opens(out);
             self.tick_waiting(out);
+            self.tick_alone(out);
         }
     }
 

@@ -358,7 +358,11 @@ impl Leader {
     /// What the devices of these shards have said since they registered.
     fn ceilings_of(&self, proposals: &[(PoolId, ShardId, Proposal)]) -> Vec<(DeviceId, ShardSequence)> {
         let entries = proposals.iter().filter_map(|(pool, shard, _)| self.cluster.pool(*pool)?.map.entry(*shard));
-        let devices: BTreeSet<DeviceId> = entries.flat_map(|entry| entry.in_sync.members()).map(|member| member.device).collect();
+        self.ceilings_heard(entries.flat_map(|entry| entry.in_sync.members()).map(|member| member.device).collect())
+    }
+
+    /// What these devices have said since they registered.
+    pub(super) fn ceilings_heard(&self, devices: BTreeSet<DeviceId>) -> Vec<(DeviceId, ShardSequence)> {
         let heard = |id: DeviceId| {
             let device = self.cluster.device(id)?;
             let report = self.nodes.get(&device.sds)?.devices.iter().find(|report| report.uuid == device.uuid)?;

@@ -6,13 +6,12 @@
 use super::Leader;
 use super::sds::Node;
 use crate::cluster::report::{
-    DeviceStateStatus, DeviceStatus, PoolStatus, SdsState, SdsStatus, SessionStatus, ShardCounts, SystemStatus, VolumeStatus,
+    DeviceStateStatus, DeviceStatus, LossCounts, PoolStatus, SdsState, SdsStatus, SessionStatus, SystemStatus, VolumeStatus,
 };
 use crate::cluster::rfc3339;
 use crate::cluster::state::{Device, Pool, Server, Volume};
 use crate::control::{Capacity, DeviceReport, DeviceState};
 use crate::id::{DeviceId, PoolId, SdsId, VolumeId};
-use crate::map::Member;
 use crate::view::SessionMode;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -125,7 +124,7 @@ impl Leader {
     }
 
     /// Whether a device serves its shards now, as far as is known.
-    fn serves(&self, device: &Device) -> bool {
+    pub(super) fn serves(&self, device: &Device) -> bool {
         let Some(node) = self.nodes.get(&device.sds) else { return false };
         let open = |report: &DeviceReport| report.uuid == device.uuid && matches!(report.state, DeviceState::Open);
         device.open && node.up && !node.stalled && node.devices.iter().any(open)
@@ -151,32 +150,9 @@ impl Leader {
             reclaimable_bytes: reclaimable,
             free_bytes: raw.saturating_sub(used).saturating_sub(reclaimable),
             provisioned_bytes: self.cluster.pool_provisioned(id).get(),
-            shards: self.shard_counts(pool, &devices),
+            shards: self.shard_counts(pool),
+            losses: LossCounts { alone: pool.losses.alone, unflushed: pool.losses.unflushed, forced: pool.losses.forced },
         }
-    }
-
-    fn shard_counts(&self, pool: &Pool, devices: &BTreeSet<DeviceId>) -> ShardCounts {
-        // A device that has restarted is there, but not as the member it was.
-        let lives = devices.iter().filter_map(|id| Some((*id, self.cluster.device(*id)?)));
-        let serving: BTreeSet<Member> = lives
-            .filter(|(_, device)| self.serves(device))
-            .map(|(id, device)| Member { device: id, incarnation: device.incarnation })
-            .collect();
-        let mut counts = ShardCounts { total: pool.map.shard_count(), ..ShardCounts::default() };
-        for entry in &pool.map.shards {
-            let members = entry.in_sync.members();
-            let count = if !entry.in_sync.primary().is_some_and(|primary| serving.contains(&primary)) {
-                &mut counts.unavailable
-            } else if members.len() >= pool.copies.count() && members.iter().all(|member| serving.contains(member)) {
-                &mut counts.clean
-            } else if entry.joining.is_some_and(|joining| serving.contains(&joining)) {
-                &mut counts.rebuilding
-            } else {
-                &mut counts.degraded
-            };
-            *count += 1;
-        }
-        counts
     }
 
     pub(super) fn volume_statuses(&self) -> Vec<VolumeStatus> {
@@ -245,6 +221,16 @@ fn alerts(status: &SystemStatus) -> Vec<String> {
         if pool.shards.degraded + pool.shards.rebuilding > 0 {
             let (degraded, rebuilding) = (pool.shards.degraded, pool.shards.rebuilding);
             alerts.push(format!("pool {name:?}: shards have one copy only: {degraded} are degraded, {rebuilding} are rebuilding"));
+        }
+        if pool.losses.unflushed > 0 {
+            let count = pool.losses.unflushed;
+            alerts.push(format!(
+                "pool {name:?}: {count} times a shard went on alone and may lack writes that were not flushed; see `sdsctl audit`"
+            ));
+        }
+        if pool.losses.forced > 0 {
+            let count = pool.losses.forced;
+            alerts.push(format!("pool {name:?}: {count} times a shard was forced to a copy that may lack writes; see `sdsctl audit`"));
         }
         let taken = pool.raw_bytes - pool.free_bytes;
         if pool.raw_bytes > 0 && taken >= pool.raw_bytes / 100 * NEARLY_FULL_PERCENT {

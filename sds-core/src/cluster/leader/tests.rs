@@ -1,8 +1,8 @@
 //! Behaviour of the leader against an ideal log, message by message.
 
 use super::*;
-use crate::cluster::CreateVolume;
-use crate::cluster::report::{DeviceStateStatus, SdsState, SystemStatus};
+use crate::cluster::report::{DeviceStateStatus, SdsState, ShardState, SystemStatus};
+use crate::cluster::{CreateVolume, Refusal};
 use crate::control::{
     CONTROL_VERSION, Capacity, ClientToMdm, DeviceReport, DeviceState, FaultCounts, MdmToClient, MdmToSds, OpenError, SdsToMdm, VolumeLine,
 };
@@ -512,15 +512,15 @@ fn freed_trees_are_committed_once() {
     let tree = test.leader.cluster().volume_by_name("one").expect("there").1.tree;
     assert_eq!(test.api(ApiRequest::DeleteVolume { name: "one".to_owned() }), ApiReply::VolumeDeleted);
     test.hold = true;
-    test.sds(1, SdsToMdm::TreesFreed { device: crate::id::DeviceId::new(1), trees: vec![tree, crate::id::TreeId::new(99)] });
+    test.sds(1, SdsToMdm::TreesFreed { device: DeviceId::new(1), trees: vec![tree, crate::id::TreeId::new(99)] });
     assert_eq!(test.held.len(), 1);
     test.release();
     test.hold = true;
-    test.sds(1, SdsToMdm::TreesFreed { device: crate::id::DeviceId::new(1), trees: vec![tree] });
+    test.sds(1, SdsToMdm::TreesFreed { device: DeviceId::new(1), trees: vec![tree] });
     assert!(test.held.is_empty(), "known already");
     test.release();
     for sds in 2..=3 {
-        let device = crate::id::DeviceId::new(u32::try_from(sds).expect("small"));
+        let device = DeviceId::new(u32::try_from(sds).expect("small"));
         test.sds(sds, SdsToMdm::TreesFreed { device, trees: vec![tree] });
     }
     assert_eq!(test.leader.cluster().deleted_trees().count(), 0);
@@ -606,7 +606,7 @@ fn a_lost_proposal_is_answered() {
 fn a_pool_of_two_copies_is_refused_until_servers_keep_them() {
     let mut test = Test::new();
     let two = || ApiRequest::CreatePool { name: "pairs".to_owned(), shards: 8, copies: Copies::Two };
-    assert_eq!(test.api(two()), ApiReply::Refused(crate::cluster::Refusal::CopiesNotKept { name: "pairs".to_owned(), copies: 2 }));
+    assert_eq!(test.api(two()), ApiReply::Refused(Refusal::CopiesNotKept { name: "pairs".to_owned(), copies: 2 }));
     test.leader.options.replicates = true;
     assert!(matches!(test.api(two()), ApiReply::PoolCreated(pool) if pool.copies == Copies::Two));
 }
@@ -641,6 +641,16 @@ impl Test {
             self.now_ms += 500;
             let devices = vec![paired(link, DeviceState::Open)];
             self.sds(link, SdsToMdm::Heartbeat { loop_turns: turn, oldest_disk_request_ms: 0, devices });
+            self.step(Input::Wake);
+        }
+    }
+
+    /// Time passes in large steps; one server sends heartbeats over this link.
+    fn pass_pairs_over(&mut self, ms: u64, link: u64, device: u64) {
+        for turn in 0..ms / 500 {
+            self.now_ms += 500;
+            let devices = vec![paired(device, DeviceState::Open)];
+            self.sds(link, SdsToMdm::Heartbeat { loop_turns: 1_000_000 + self.now_ms + turn, oldest_disk_request_ms: 0, devices });
             self.step(Input::Wake);
         }
     }
@@ -730,6 +740,119 @@ fn shards_of_two_copies_are_counted_by_state() {
     let proposals = shards.iter().zip(0..).map(grow).collect();
     test.sds(1, SdsToMdm::Propose { proposals });
     assert_eq!(counts(&mut test), (8, 0, 0, 0));
+}
+
+#[test]
+fn who_is_back_goes_on_alone_after_the_wait_and_not_before() {
+    let mut test = with_pairs();
+    (1..=2).for_each(|link| test.unlink(link));
+    test.pass(4_000);
+    test.register(11, 1, 8, vec![paired(1, DeviceState::Open)]);
+    let before = test.pairs().1;
+    test.pass_pairs_over(599_000, 11, 1);
+    assert_eq!(test.pairs().1, before, "ten minutes are not over");
+    let ApiReply::Shard(shard) = test.api(ApiRequest::Shard { pool: "pairs".to_owned(), shard: 0 }) else { panic!("a shard") };
+    let waits_for = shard.waits_for.expect("it waits");
+    assert!(waits_for.contains(r#"device 2 of "node-2" to come back; device 1 of "node-1" goes on alone in"#), "{waits_for}");
+    test.pass_pairs_over(3_000, 11, 1);
+    for entry in test.pairs().1 {
+        assert_eq!(entry.in_sync.members().iter().map(|member| member.device.get()).collect::<Vec<_>>(), [1]);
+        assert_eq!(entry.epoch.get(), 2, "once");
+    }
+    let ApiReply::Audit(audit) = test.api(ApiRequest::Audit) else { panic!("the audit log") };
+    assert!(audit[0].action.contains(r#"data server "node-1" of device 1 went on alone with 8 shards"#), "{audit:?}");
+    // The other comes back and joins.
+    test.register(12, 2, 8, vec![paired(2, DeviceState::Open)]);
+    assert!(test.pairs().1.iter().all(|entry| entry.joining.is_some_and(|joining| joining.device.get() == 2)));
+}
+
+#[test]
+fn the_wait_begins_anew_when_the_other_was_there_or_another_leads() {
+    let mut test = with_pairs();
+    test.unlink(2);
+    test.unlink(1);
+    test.pass(4_000);
+    test.register(11, 1, 8, vec![paired(1, DeviceState::Open)]);
+    test.pass_pairs_over(400_000, 11, 1);
+    // It shows itself, and is opening still.
+    test.register(12, 2, 8, vec![paired(2, DeviceState::Opening { done_per_mille: 3 })]);
+    test.pass_pairs_over(3_500, 11, 1);
+    test.pass_pairs_over(400_000, 11, 1);
+    assert!(test.pairs().1.iter().all(|entry| entry.in_sync.members().len() == 2));
+    // Another leader: it has heard of nobody, and holds nobody for gone before one timeout of its own.
+    let mut next = Test::start(test.leader.cluster().clone());
+    next.register(11, 1, 8, vec![paired(1, DeviceState::Open)]);
+    next.pass_pairs_over(500_000, 11, 1);
+    assert!(next.pairs().1.iter().all(|entry| entry.in_sync.members().len() == 2));
+    next.pass_pairs_over(110_000, 11, 1);
+    assert!(next.pairs().1.iter().all(|entry| entry.in_sync.members().len() == 1));
+}
+
+#[test]
+fn without_a_wait_only_an_operator_lets_a_copy_go_on_alone() {
+    let mut test = with_pairs();
+    test.leader.options.lone_start_wait = None;
+    (1..=2).for_each(|link| test.unlink(link));
+    test.pass(4_000);
+    test.register(11, 1, 8, vec![paired(1, DeviceState::Open)]);
+    test.pass_pairs_over(1_000_000, 11, 1);
+    let before = test.pairs().1;
+    assert!(before.iter().all(|entry| entry.in_sync.members().len() == 2));
+    let force = |device: u32| ApiRequest::ForceShard {
+        pool: "pairs".to_owned(),
+        shard: 3,
+        device: DeviceId::new(device),
+        reason: "rack 2 is lost".to_owned(),
+    };
+    assert!(matches!(test.api(force(7)), ApiReply::Refused(Refusal::Force { .. })));
+    assert_eq!(test.pairs().1, before, "a refused command changes nothing");
+    let ApiReply::Shard(shard) = test.api(force(1)) else { panic!("forced") };
+    assert_eq!((shard.in_sync.len(), shard.in_sync[0].device, shard.epoch), (1, 1, 2));
+    assert_eq!(test.pairs().1.iter().filter(|entry| entry.in_sync.members().len() == 1).count(), 1, "that one only");
+}
+
+#[test]
+fn a_copy_is_not_forced_past_one_that_is_there() {
+    let mut test = with_pairs();
+    let force = ApiRequest::ForceShard { pool: "pairs".to_owned(), shard: 0, device: DeviceId::new(1), reason: String::new() };
+    let ApiReply::Refused(refusal) = test.api(force.clone()) else { panic!("refused") };
+    assert!(refusal.to_string().contains(r#"device 2 of data server "node-2" is in sync and there"#), "{refusal}");
+    // A leader that has just begun does not know yet.
+    let mut next = Test::start(test.leader.cluster().clone());
+    next.register(11, 1, 8, vec![paired(1, DeviceState::Open)]);
+    assert!(matches!(next.api(force.clone()), ApiReply::Refused(Refusal::Force { .. })));
+    next.pass_pairs_over(3_500, 11, 1);
+    assert!(matches!(next.api(force), ApiReply::Shard(_)));
+}
+
+#[test]
+fn shards_are_listed_by_pool_state_and_device() {
+    let mut test = with_pairs();
+    let list = |test: &mut Test, query: ShardQuery| match test.api(ApiRequest::Shards(query)) {
+        ApiReply::Shards { shards, more } => (shards, more),
+        other => panic!("{other:?}"),
+    };
+    let all = ShardQuery { limit: 5, ..ShardQuery::default() };
+    let (shards, more) = list(&mut test, all.clone());
+    assert_eq!((shards.len(), more, shards[0].state), (5, 3, ShardState::Clean));
+    assert_eq!(shards[0].waits_for, None);
+    test.unlink(2);
+    test.pass_pairs(3_500, 1);
+    test.shrink_all(1);
+    let degraded = ShardQuery { state: Some(ShardState::Degraded), device: Some(DeviceId::new(2)), limit: 100, ..all.clone() };
+    let (shards, more) = list(&mut test, degraded);
+    assert_eq!((shards.len(), more), (8, 0));
+    let shard = &shards[0];
+    assert_eq!((shard.in_sync[0].sds.as_str(), shard.in_sync[0].state.as_str()), ("node-1", "serves"));
+    assert_eq!(shard.lapsed.as_ref().map(|lapsed| (lapsed.device, lapsed.state.as_str())), Some((2, "gone")));
+    assert_eq!(shard.waits_for.as_deref(), Some(r#"device 2 of "node-2", which fell out, to come back"#));
+    assert!(list(&mut test, ShardQuery { state: Some(ShardState::Clean), ..all.clone() }).0.is_empty());
+    assert!(list(&mut test, ShardQuery { pool: Some("default".to_owned()), ..all.clone() }).0.is_empty());
+    let refused = |test: &mut Test, query| matches!(test.api(ApiRequest::Shards(query)), ApiReply::Refused(_));
+    assert!(refused(&mut test, ShardQuery { pool: Some("none".to_owned()), ..all.clone() }));
+    assert!(refused(&mut test, ShardQuery { device: Some(DeviceId::new(99)), ..all }));
+    let none = ApiRequest::Shard { pool: "pairs".to_owned(), shard: 8 };
+    assert!(matches!(test.api(none), ApiReply::Refused(Refusal::NoShard { shards: 8, .. })));
 }
 
 #[test]

@@ -390,6 +390,98 @@ fn one_batch_is_one_version_and_what_is_refused_is_told() {
     assert_eq!(test.cluster.version(), version);
 }
 
+impl Test {
+    fn force(&mut self, shard: u32, device: u32, gone: &[u32]) -> Result<Outcome, Refusal> {
+        self.apply(Change::ForceShard {
+            pool: PAIRS.to_owned(),
+            shard,
+            device: DeviceId::new(device),
+            gone: gone.iter().map(|device| self.member(*device)).collect(),
+            ceilings: Vec::new(),
+            reason: "its server burnt".to_owned(),
+        })
+    }
+
+    fn losses(&self) -> state::Losses {
+        self.cluster.pool_by_name(PAIRS).expect("there").1.losses
+    }
+}
+
+#[test]
+fn who_is_back_goes_on_alone_with_all_shards_that_it_shares_with_the_one_that_is_not() {
+    for (boot, unflushed) in [(6, 0), (7, 1)] {
+        let mut test = Test::pairs(3);
+        test.comes_back(2, 101, 6);
+        test.create(CreateVolume { pool: PAIRS.to_owned(), ..create("one", GIB) }).expect("is made");
+        let before = test.entries();
+        let absent = test.member(1);
+        test.comes_back(2, 102, boot);
+        let survivor = test.member(2);
+        let shared: Vec<usize> =
+            (0..before.len()).filter(|at| alone::is_pair_of(&before[*at], DeviceId::new(1), DeviceId::new(2))).collect();
+        let shards = u32::try_from(shared.len()).expect("few");
+        let outcome = test.apply(Change::GoOnAlone { survivor, absent, ceilings: Vec::new() });
+        assert_eq!(outcome, Ok(Outcome::WentAlone { shards }));
+        for (at, (then, now)) in before.iter().zip(test.entries()).enumerate() {
+            if shared.contains(&at) {
+                assert_eq!(now.in_sync.members(), [survivor]);
+                assert_eq!((now.lapsed.map(|lapsed| lapsed.device), now.epoch), (Some(absent.device), Epoch::new(2)));
+                assert!(
+                    now.first_sequence > then.first_sequence
+                        || now.in_sync.primary().map(|own| own.device) == then.in_sync.primary().map(|own| own.device)
+                );
+            } else {
+                assert_eq!(now, *then);
+            }
+        }
+        let losses = test.losses();
+        assert_eq!((losses.alone, losses.unflushed, losses.forced), (u64::from(shards), u64::from(shards) * unflushed, 0));
+        assert_eq!(test.cluster.audit().count(), 1);
+        // The other comes back and joins what went on.
+        test.comes_back(1, 101, 5);
+        assert_eq!(test.entries().iter().filter(|entry| entry.joining == Some(test.member(1))).count(), shared.len());
+    }
+}
+
+#[test]
+fn a_lone_start_that_comes_late_does_nothing() {
+    let mut test = Test::pairs_with_volume(2);
+    let absent = test.member(1);
+    test.restart(2, 101);
+    let survivor = test.member(2);
+    test.restart(1, 101);
+    let before = test.entries();
+    assert_eq!(test.apply(Change::GoOnAlone { survivor, absent, ceilings: Vec::new() }), Ok(Outcome::WentAlone { shards: 0 }));
+    assert_eq!((test.entries(), test.cluster.audit().count()), (before, 0), "it has registered since");
+}
+
+#[test]
+fn a_copy_that_fell_out_is_forced_when_the_only_one_in_sync_is_gone() {
+    let mut test = Test::pairs_with_volume(2);
+    let [primary, secondary] = *test.entry(0).in_sync.members() else { panic!("two copies") };
+    test.ask(0, primary, shrink(7)).expect("committed");
+    let stale = secondary.device.get();
+    let refusal = test.force(0, stale, &[]).expect_err("the other is there");
+    assert!(matches!(&refusal, Refusal::Force { fault: ForceFault::InSync { device, .. }, .. } if *device == primary.device), "{refusal}");
+    let refusal = test.force(0, primary.device.get(), &[]).expect_err("it serves");
+    assert!(matches!(refusal, Refusal::Force { fault: ForceFault::Serves, .. }));
+    assert_eq!(test.force(0, stale, &[primary.device.get()]), Ok(Outcome::ShardForced { pool: test.pool_id(), shard: 0 }));
+    let entry = test.entry(0);
+    assert_eq!((entry.in_sync.members(), entry.epoch, entry.cache_lost_in), (&[secondary][..], Epoch::new(3), Epoch::new(3)));
+    assert!(entry.first_sequence.get() >= SEQUENCE_HEADROOM);
+    assert_eq!((test.losses().forced, test.losses().alone), (1, 0));
+    let audit: Vec<_> = test.cluster.audit().cloned().collect();
+    assert!(audit[0].action.contains("shard pairs/0 was forced to data server") && audit[0].reason == "its server burnt", "{audit:?}");
+    assert!(test.events.iter().any(|event| matches!(event, Event::ShardForced { shard: 0, lost: true, .. })));
+    // Who is no copy, what does not serve, what is not there.
+    let mut test = Test::pairs_with_volume(3);
+    let strange = (1..=3).find(|device| !test.entry(0).in_sync.members().contains(&test.member(*device))).expect("a third");
+    let refusal = test.force(0, strange, &[1, 2, 3]).expect_err("it has nothing of it");
+    assert!(matches!(refusal, Refusal::Force { fault: ForceFault::NoCopy, .. }), "{refusal}");
+    assert!(matches!(test.force(0, 9, &[]), Err(Refusal::Force { fault: ForceFault::NotServing, .. })));
+    assert!(matches!(test.force(SHARDS, 1, &[]), Err(Refusal::NoShard { shards: SHARDS, .. })));
+}
+
 /// A move of the random history.
 #[derive(Clone, Debug)]
 enum Move {
@@ -399,6 +491,8 @@ enum Move {
     Repeat { server: u32 },
     /// Some device asks something of a shard; `stale` is by how much its epoch and its life are old.
     Ask { server: u32, shard: u32, change: Rule, stale: u32 },
+    /// The first goes on alone, the second is held for gone.
+    Alone { survivor: u32, absent: u32 },
     /// The shard's primary, while it serves, uses sequences.
     Write { shard: u32, count: u64 },
 }
@@ -420,6 +514,7 @@ fn a_move() -> impl Strategy<Value = Move> {
         1 => (1_u32..5).prop_map(|server| Move::Repeat { server }),
         8 => (1_u32..5, 0..SHARDS, change, prop::sample::select(vec![0_u32, 0, 0, 0, 1]))
             .prop_map(|(server, shard, change, stale)| Move::Ask { server, shard, change, stale }),
+        1 => (1_u32..5, 1_u32..5).prop_map(|(survivor, absent)| Move::Alone { survivor, absent }),
         3 => (0..SHARDS, 1_u64..SEQUENCE_RESERVATION / 2).prop_map(|(shard, count)| Move::Write { shard, count }),
     ]
 }
@@ -488,6 +583,12 @@ impl World {
         }
     }
 
+    fn go_on_alone(&mut self, survivor: u32, absent: u32) {
+        let (survivor, absent) = (self.test.member(survivor), self.test.member(absent));
+        let ceilings = (1..5).map(|device| (DeviceId::new(device), ShardSequence::new(self.ceilings[device as usize].0))).collect();
+        self.test.apply(Change::GoOnAlone { survivor, absent, ceilings }).expect("never refused");
+    }
+
     fn check(&self, before: &[ShardEntry]) {
         for ((number, then), now) in before.iter().enumerate().zip(self.test.entries()) {
             if *then == now {
@@ -512,7 +613,9 @@ impl World {
             }
             let went_on = members.iter().any(|member| then.in_sync.members().contains(member));
             let all_new = then.in_sync.members().iter().all(|old| self.test.member(old.device.get()).incarnation > old.incarnation);
-            assert!(went_on || all_new, "I7: somebody who has it all goes on, unless all have restarted: {then:?} became {now:?}");
+            let alone =
+                then.in_sync.members().len() == 2 && members.len() == 1 && now.lapsed.is_some_and(|lapsed| lapsed.complete.get() == 0);
+            assert!(went_on || all_new || alone, "I7: somebody who has it all goes on, unless all have restarted: {then:?} became {now:?}");
             assert!(now.first_sequence >= then.first_sequence);
             let goes_on = now.in_sync.primary() == then.in_sync.primary();
             assert!(goes_on || now.first_sequence.get() > self.used[number], "sequences are never reused: {then:?} became {now:?}");
@@ -539,6 +642,7 @@ proptest! {
                 }
                 Move::Repeat { server } => world.register(server),
                 Move::Ask { server, shard, change, stale } => world.ask(server, shard, change, stale),
+                Move::Alone { survivor, absent } => world.go_on_alone(survivor, absent),
                 Move::Write { shard, count } => world.write(shard, count),
             }
             world.check(&before);
