@@ -119,7 +119,7 @@ fn reason(error: &ureq::Error) -> String {
 /// A name as part of a path (RFC 3986, section 2.1).
 pub(crate) fn segment(name: &str) -> Result<String, ApiError> {
     if name.is_empty() {
-        return Err(ApiError::Usage("the name is empty; give the name of a volume, see `sdsctl volume list`".to_owned()));
+        return Err(ApiError::Usage("the name is empty; see `sdsctl volume list` and `sdsctl pool list`".to_owned()));
     }
     let encode = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => char::from(byte).to_string(),

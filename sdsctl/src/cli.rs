@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use sds_server::Size;
+use std::str::FromStr;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -11,6 +12,8 @@ Examples:
   sdsctl volume create fast --size 512M --stripe-unit 64KiB --stripe-width 16
   sdsctl volume list --output json
   sdsctl --api 10.0.0.1:9780 volume delete scratch
+  sdsctl shard list --state degraded
+  sdsctl shard show default/17
   sdsctl completion bash > /etc/bash_completion.d/sdsctl
 
 Sizes are bytes or a number with KiB, MiB, GiB, TiB (also K, M, G, T); all are powers of 1024.
@@ -51,6 +54,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: PoolCommand,
     },
+    /// List and show shards, and force a copy of one.
+    Shard {
+        #[command(subcommand)]
+        command: ShardCommand,
+    },
+    /// Show what was done that may have lost data: lone starts and forced copies, oldest first.
+    Audit,
     /// Show the system: MDM, data servers, devices, capacity, shards, volumes, and what needs attention.
     Status,
     Up(crate::up::UpArgs),
@@ -97,6 +107,74 @@ pub(crate) enum VolumeCommand {
     },
 }
 
+/// A shard as it is typed: POOL/NUMBER.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShardName {
+    pub(crate) pool: String,
+    pub(crate) number: u32,
+}
+
+impl FromStr for ShardName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no shard: write POOL/NUMBER, such as default/17");
+        let (pool, number) = text.rsplit_once('/').filter(|(pool, _)| !pool.is_empty()).ok_or_else(wrong)?;
+        Ok(Self { pool: pool.to_owned(), number: number.parse().map_err(|_| wrong())? })
+    }
+}
+
+/// How a shard is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShardStateArg {
+    /// With all its copies in sync.
+    Clean,
+    /// With a copy less.
+    Degraded,
+    /// With a copy less, while another joins.
+    Rebuilding,
+    /// Not at all.
+    Unavailable,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ShardCommand {
+    /// List shards: who holds them and what they wait for.
+    List {
+        /// Of this pool only.
+        #[arg(long)]
+        pool: Option<String>,
+        /// In this state only.
+        #[arg(long, value_enum)]
+        state: Option<ShardStateArg>,
+        /// With this device only (its number).
+        #[arg(long, value_name = "NUMBER")]
+        device: Option<u32>,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 100,
+              value_parser = clap::value_parser!(u32).range(1..=sds_core::limits::SHARDS_LISTED_MAX as i64))]
+        limit: u32,
+    },
+    /// Show one shard: its epoch, its copies and their lives, what it waits for and why.
+    Show {
+        /// POOL/NUMBER.
+        shard: ShardName,
+    },
+    /// Make a copy the shard's only one, when no copy in sync can come: what it lacks is LOST.
+    ///
+    /// Refused while a copy in sync is there. Counted in the status, and written to the audit log.
+    Force {
+        /// POOL/NUMBER.
+        shard: ShardName,
+        /// The device that has the copy (its number).
+        #[arg(long, value_name = "NUMBER")]
+        device: u32,
+        /// Why, for the audit log.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
     /// Make a pool; data servers name it in the configuration of their devices.
@@ -136,6 +214,15 @@ mod tests {
         }
         for text in ["", "G", "1.5G", "-1", "1Q", "99999999999999999999", "9000000T", "0x10"] {
             assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_shard_is_a_pool_and_a_number() {
+        let shard = |text: &str| text.parse::<ShardName>().map(|shard| (shard.pool, shard.number)).ok();
+        assert_eq!(shard("default/17"), Some(("default".to_owned(), 17)));
+        for text in ["", "17", "/17", "default/", "default/-1", "default/x", "default/4294967296"] {
+            assert_eq!(shard(text), None, "{text}");
         }
     }
 

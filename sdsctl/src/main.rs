@@ -7,6 +7,7 @@
 mod api;
 mod cli;
 mod pool;
+mod shard;
 mod status;
 mod table;
 mod up;
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Volume { command } => volume::run(&api, cli.output, command),
         Command::Pool { command } => pool::run(&api, cli.output, command),
+        Command::Shard { command } => shard::run(&api, cli.output, command),
+        Command::Audit => shard::audit(&api, cli.output),
         Command::Status => status::run(&api, cli.output),
         Command::Up(_) => unreachable!("handled above"),
         Command::Completion { shell } => {

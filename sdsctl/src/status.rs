@@ -74,12 +74,13 @@ fn servers(servers: &[SdsStatus]) -> String {
 }
 
 fn devices(servers: &[SdsStatus]) -> String {
-    let mut table = Table::new(&["DEVICE", "SDS", "STATE", "POOL", ">RAW", ">USED", ">SHARDS", ">FAULTS"]);
+    let mut table = Table::new(&["DEVICE", ">NUMBER", "SDS", "STATE", "POOL", ">RAW", ">USED", ">SHARDS", ">FAULTS"]);
     for (sds, device) in servers.iter().flat_map(|sds| sds.devices.iter().map(move |device| (sds, device))) {
         let faults = &device.faults;
         let faults = faults.data_mismatches + faults.metadata_mismatches + faults.unsettled_kept + faults.io_errors;
         table.row([
             device.path.clone(),
+            device.id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
             sds.name.clone(),
             state(device),
             device.pool.clone(),

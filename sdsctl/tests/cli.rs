@@ -116,6 +116,45 @@ fn refusals_say_the_way_out() {
 }
 
 #[test]
+fn shards_are_listed_shown_and_not_forced_without_need() {
+    let test = Test::new();
+    assert!(test.good("shard list").contains("no shard fits"));
+    assert!(test.good("audit").contains("nothing was done"));
+    test.good("volume create one --size 1M");
+    let list = test.good("shard list --pool default --state clean --device 1 --limit 3");
+    let lines: Vec<&str> = list.lines().collect();
+    assert!(lines[0].starts_with("SHARD") && lines[1].starts_with("default/0") && lines[1].contains("1 (node-1)"), "{list}");
+    assert!(lines[4].contains("and 4093 more"), "{list}");
+    let listed: serde_json::Value = serde_json::from_str(&test.good("shard list --limit 2 --output json")).expect("JSON");
+    assert_eq!((&listed["shards"][1]["shard"], &listed["more"]), (&1.into(), &4094.into()));
+    let shown = test.good("shard show default/17");
+    for part in ["shard      default/17", "state      clean", "epoch      1 (of metadata version", "primary", "/data/disk0", "serves"] {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    let shown: serde_json::Value = serde_json::from_str(&test.good("shard show default/17 --output json")).expect("JSON");
+    assert_eq!((&shown["in_sync"][0]["device"], &shown["waits_for"]), (&1.into(), &serde_json::Value::Null));
+    let cases = [
+        ("shard show default/4096", "it has 4096, numbered from 0"),
+        ("shard show none/1", r#"the pools are ["default"]"#),
+        ("shard list --pool none", r#"the pools are ["default"]"#),
+        ("shard list --device 9", "there is no device 9"),
+        ("shard force default/1 --device 1", "it is the shard's only copy in sync and serves already"),
+        ("shard force default/1 --device 9", "it does not serve"),
+        ("shard force default/9999 --device 1", "has no shard 9999"),
+    ];
+    for (line, says) in cases {
+        let error = test.refused(line);
+        assert!(error.contains(says), "{line}: {error}");
+    }
+    for line in
+        ["shard", "shard show 17", "shard show default/x", "shard list --state broken", "shard list --limit 0", "shard force default/1"]
+    {
+        assert_eq!(test.run(line).0, 2, "{line}");
+    }
+    assert!(test.good("audit").contains("nothing was done"), "refused commands leave no trace");
+}
+
+#[test]
 fn wrong_usage_is_told_from_refusal_and_silence() {
     let test = Test::new();
     for line in ["", "volume", "volume create", "volume create a", "volume create a --size 1Q", "status --output xml", "frobnicate"] {
