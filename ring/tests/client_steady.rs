@@ -94,7 +94,7 @@ impl World {
         };
         world.step(Input::Mdm { up: true });
         world.step(Input::Control(&MdmToClient::Welcome { system: SystemId::new(1) }));
-        world.step(Input::Open { token: Token::new(1), volume: "demo", mode: SessionMode::Exclusive, force: false });
+        world.step(Input::Open { token: Token::new(1), volume: "demo", mode: SessionMode::Exclusive, force: false, io_timeout: None });
         world.step(Input::Control(&MdmToClient::View(view())));
         let opened =
             Opened { volume: VOLUME, generation: SessionGeneration::new(1), mode: SessionMode::Exclusive, version: MapVersion::new(2) };

@@ -74,13 +74,14 @@ impl ClusterConfig {
 pub struct OpenOptions {
     mode: Option<SessionMode>,
     force: bool,
+    io_timeout: Option<Duration>,
 }
 
 impl OpenOptions {
     /// For this client alone; refused while another has the volume open.
     #[must_use]
     pub const fn new() -> Self {
-        Self { mode: None, force: false }
+        Self { mode: None, force: false, io_timeout: None }
     }
 
     /// For reading only; other clients may write meanwhile.
@@ -100,6 +101,14 @@ impl OpenOptions {
     #[must_use]
     pub const fn force(self) -> Self {
         Self { force: true, ..self }
+    }
+
+    /// Requests that are not served within this time, because no good copy can be reached, fail with [`Error::TimedOut`]; without it
+    /// they wait for ever. A write that failed so may have been done or not, or be done yet. Of several handles of one
+    /// `Cluster` to a volume the most patient decides.
+    #[must_use]
+    pub const fn io_timeout(self, limit: Duration) -> Self {
+        Self { io_timeout: Some(limit), ..self }
     }
 
     const fn mode(self) -> SessionMode {
@@ -237,8 +246,9 @@ impl Cluster {
     /// [`Error::NoVolume`], [`Error::Busy`], and whatever else keeps it from being opened.
     pub async fn open(&self, name: &str, options: OpenOptions) -> Result<Volume, Error> {
         let (name, mode, force) = (name.to_owned(), options.mode(), options.force);
+        let io_timeout = options.io_timeout.map(nanos);
         let shared = self.shared().clone();
-        let opened = self.ask(|reply| Command::Open { name: name.clone(), mode, force, shared, reply }).await?;
+        let opened = self.ask(|reply| Command::Open { name: name.clone(), mode, force, io_timeout, shared, reply }).await?;
         Ok(Volume::new(self.clone(), name, opened?.take()))
     }
 
@@ -266,4 +276,9 @@ impl Cluster {
         // It can only fail when the sender is gone, and then the client has ended.
         let _ = ended.wait_for(|ended| *ended).await;
     }
+}
+
+/// A span as the machines count it.
+pub(crate) fn nanos(span: Duration) -> Nanos {
+    Nanos::new(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -13,10 +13,10 @@ use sds_core::control::{OpenError, VolumeLine};
 use sds_core::error::Status;
 use sds_core::id::VolumeId;
 use sds_core::stripe::Stripe;
-use sds_core::unit::ByteOffset;
+use sds_core::unit::{ByteOffset, Nanos};
 use sds_core::view::SessionMode;
-use sds_core::volume::ServerStatus;
 use sds_core::volume::interface::OpenVolume;
+use sds_core::volume::{ServerStatus, Stuck};
 use sds_ring::{Address, RingError, Waker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +50,8 @@ pub struct ClientStatus {
     pub requests: usize,
     /// Age of the oldest of them.
     pub oldest_request: Option<Duration>,
+    /// The oldest request of each volume that has waited for a second, and for what.
+    pub stuck: Vec<Stuck>,
     /// Data servers.
     pub servers: Vec<ServerStatus>,
     /// NBD connections.
@@ -117,6 +119,7 @@ pub(crate) enum Command {
         name: String,
         mode: SessionMode,
         force: bool,
+        io_timeout: Option<Nanos>,
         shared: Arc<Shared>,
         reply: oneshot::Sender<Result<Granted, OpenError>>,
     },

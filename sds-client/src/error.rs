@@ -74,6 +74,14 @@ pub enum Error {
         /// Bytes asked for.
         len: u64,
     },
+    /// No good copy could be reached within the volume's `io_timeout`. A write may have been done or not, or be done yet.
+    #[error("the range {offset}+{len} was not served within the io_timeout; the client's log names who is waited for")]
+    TimedOut {
+        /// First byte asked for.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+    },
     /// Writes that were completed but not yet flushed are gone (a host lost power). Said once.
     #[error("writes since the last flush were lost by a server; what was flushed is safe")]
     FlushLost,
@@ -130,8 +138,10 @@ impl Error {
             Status::DeviceFailed => Self::DeviceFailed { offset, len },
             Status::FlushLost => Self::FlushLost,
             Status::ReadOnly => Self::ReadOnly,
-            // The machine retries the last four; that one reaches a user is as much a bug as a bad request.
-            Status::Invalid | Status::Ok | Status::MapStale | Status::NotReady | Status::Stopping => Self::Invalid { offset, len },
+            // Everything else that is not ready is waited for.
+            Status::NotReady => Self::TimedOut { offset, len },
+            // The machine retries the last three; that one reaches a user is as much a bug as a bad request.
+            Status::Invalid | Status::Ok | Status::MapStale | Status::Stopping => Self::Invalid { offset, len },
         }
     }
 }

@@ -19,6 +19,7 @@ pub(crate) fn log(event: &Event) {
             "a device has failed and requests for it end with I/O errors; `sdsctl status` says why: repair or replace it and restart its data server"
         ),
         Event::Reached { sds } => tracing::info!(%sds, "the data server answers again"),
+        Event::TimedOut { volume } => tracing::error!(%volume, "requests were not served within the io_timeout and end with I/O errors"),
         Event::PayloadDamaged { link } => tracing::warn!(link = link.get(), "a payload was damaged on its way; asking again"),
         Event::Refused { reason } => tracing::error!(reason, "the MDM refuses this client"),
         Event::LinkRefused { sds, status } => tracing::warn!(%sds, ?status, "a data server refuses the connection; trying again"),

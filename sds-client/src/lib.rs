@@ -41,5 +41,6 @@ pub use error::Error;
 pub use identity::{Identity, IdentityError};
 pub use role::ClientRole;
 pub use sds_core::view::SessionMode;
+pub use sds_core::volume::{Stuck, WaitsFor};
 pub use serve::{Exports, NBD_CONNECTIONS_DEFAULT, NbdOptions};
 pub use volume::Volume;

@@ -19,6 +19,9 @@ use sds_ring::{Address, LinkEvent, Protocol, Role, StreamEvent, StreamId, Turn, 
 use std::sync::Arc;
 use std::time::Duration;
 
+/// From what age on a status names a request.
+const STUCK_AGE: Nanos = Nanos::from_millis(1000);
+
 /// A client as a role of a loop. Made by [`crate::Cluster`].
 #[derive(Debug)]
 pub struct ClientRole {
@@ -148,6 +151,7 @@ impl ClientRole {
             volumes: self.machine.volumes().collect(),
             requests: self.machine.requests_in_flight(),
             oldest_request: self.machine.oldest_request(cx.now()).map(|age| Duration::from_nanos(age.get())),
+            stuck: self.machine.stuck(cx.now(), STUCK_AGE),
             servers: self.machine.servers().collect(),
             nbd_connections: self.users.server.connections(),
             buffer_bytes: (memory.used_bytes, memory.total_bytes),

@@ -7,6 +7,7 @@
 //!
 //! What this must not know: how NBD is spoken, how volumes are reached.
 
+use crate::cluster::nanos;
 use crate::nbd::{Connection, Effect, ExportError, ExportInfo, Limits, Out, Purpose, Want};
 use crate::users::{Asker, Backlog, Question, Questions};
 use sds_core::buffer::Buffers;
@@ -20,6 +21,7 @@ use sds_core::view::SessionMode;
 use sds_core::volume::interface::{OpenVolume, Outcome};
 use sds_ring::{Address, ListenerId, Payload, RingError, StreamEvent, StreamId, Turn};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Connections of one server unless it is told otherwise.
 pub const NBD_CONNECTIONS_DEFAULT: usize = 256;
@@ -52,6 +54,8 @@ pub struct NbdOptions {
     pub mode: SessionMode,
     /// Take volumes over that others have open.
     pub force: bool,
+    /// After which requests that no good copy serves fail with EIO; `None`: they wait for ever, as on a hard-mounted disk.
+    pub io_timeout: Option<Duration>,
     /// Most connections at once, over all listeners; below 65,536.
     pub connections_max: usize,
 }
@@ -61,7 +65,14 @@ impl NbdOptions {
     #[must_use]
     pub fn on(address: Address) -> Self {
         let listen = vec![address];
-        Self { listen, exports: Exports::All, mode: SessionMode::Exclusive, force: false, connections_max: NBD_CONNECTIONS_DEFAULT }
+        Self {
+            listen,
+            exports: Exports::All,
+            mode: SessionMode::Exclusive,
+            force: false,
+            io_timeout: None,
+            connections_max: NBD_CONNECTIONS_DEFAULT,
+        }
     }
 
     /// Whether a volume is offered that others have open. Opening it may still be refused: the MDM knows in which mode they have it.
@@ -509,7 +520,13 @@ impl Slot {
     fn ask(&mut self, pending: Pending, questions: &mut Questions) {
         let asker = Asker::Nbd(self.serial);
         questions.push(match &pending {
-            Pending::Use(name) => Question::Open { name: name.clone(), mode: self.offer.mode, force: self.offer.force, asker },
+            Pending::Use(name) => Question::Open {
+                name: name.clone(),
+                mode: self.offer.mode,
+                force: self.offer.force,
+                io_timeout: self.offer.io_timeout.map(nanos),
+                asker,
+            },
             Pending::List | Pending::Default(_) | Pending::Describe(_) => Question::List { asker },
         });
         self.pending = Some(pending);

@@ -15,6 +15,7 @@ use sds_core::error::Status;
 use sds_core::id::VolumeId;
 use sds_core::limits::VOLUME_QUESTIONS_MAX;
 use sds_core::machine::{Outbox, Token};
+use sds_core::unit::Nanos;
 use sds_core::view::SessionMode;
 use sds_core::volume::Client;
 use sds_core::volume::interface::{Effect, Input, OpenVolume, Outcome, Request};
@@ -38,7 +39,7 @@ impl Backlog {
 /// What is asked of the machine that is not I/O.
 #[derive(Debug)]
 pub(crate) enum Question {
-    Open { name: String, mode: SessionMode, force: bool, asker: Asker },
+    Open { name: String, mode: SessionMode, force: bool, io_timeout: Option<Nanos>, asker: Asker },
     Close { volume: VolumeId, asker: Asker },
     List { asker: Asker },
 }
@@ -125,8 +126,8 @@ impl Users {
     pub(crate) fn command(&mut self, command: Command, cx: &mut Turn<'_>) {
         match command {
             Command::Open { reply, .. } if self.stopping => drop(reply),
-            Command::Open { name, mode, force, shared, reply } => {
-                self.questions.push(Question::Open { name, mode, force, asker: Asker::Open { reply, shared } });
+            Command::Open { name, mode, force, io_timeout, shared, reply } => {
+                self.questions.push(Question::Open { name, mode, force, io_timeout, asker: Asker::Open { reply, shared } });
             }
             Command::Close { volume, reply } => {
                 if let Some(place) = self.held.iter().position(|held| *held == volume) {
@@ -164,9 +165,9 @@ impl Users {
                 Err(_) => unreachable!("looked at before"),
             };
             match question {
-                Question::Open { name, mode, force, asker } => {
+                Question::Open { name, mode, force, io_timeout, asker } => {
                     let token = note(asker);
-                    machine.step(now, Input::Open { token, volume: &name, mode, force }, cx.pool(), out);
+                    machine.step(now, Input::Open { token, volume: &name, mode, force, io_timeout }, cx.pool(), out);
                 }
                 Question::Close { volume, asker } => {
                     let token = note(asker);

@@ -4,7 +4,7 @@ mod common;
 
 use bytes::Bytes;
 use common::{FakeCluster, SIZE};
-use sds_client::{Cluster, Error, OpenOptions, Volume};
+use sds_client::{Cluster, Error, OpenOptions, Stuck, Volume, WaitsFor};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -144,6 +144,34 @@ async fn requests_wait_for_a_server_that_is_away() {
     timeout(PATIENCE, waiting).await.expect("in time").expect("no panic").expect("written");
     assert_eq!(volume.read_at(1 << 20, 1 << 20).await.expect("read"), pattern(1 << 20, 2));
     assert_eq!(volume.read_at(0, 1 << 20).await.expect("read"), pattern(1 << 20, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_an_io_timeout_a_server_that_is_away_is_an_error_and_then_works_again() {
+    let mut cluster = FakeCluster::remote(1).await;
+    let client = cluster.client().await;
+    let volume = client.open("demo", OpenOptions::new().io_timeout(Duration::from_millis(1500))).await.expect("opens");
+    volume.write_at(0, pattern(4096, 1)).await.expect("written");
+    cluster.stop_server(0);
+    let reading = tokio::spawn({
+        let volume = volume.clone();
+        async move { volume.read_at(0, 4096).await }
+    });
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let status = client.status().await.expect("status");
+    assert!(matches!(status.stuck[..], [Stuck { waits_for: WaitsFor::Server { .. }, .. }]), "{status:?}");
+    let read = timeout(PATIENCE, reading).await.expect("in time").expect("no panic");
+    assert!(matches!(read, Err(Error::TimedOut { offset: 0, len: 4096 })), "{read:?}");
+    cluster.restart_server(0);
+    let again = async {
+        loop {
+            match volume.read_at(0, 4096).await {
+                Err(Error::TimedOut { .. }) => {}
+                read => return read,
+            }
+        }
+    };
+    assert_eq!(timeout(PATIENCE, again).await.expect("in time").expect("read"), pattern(4096, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

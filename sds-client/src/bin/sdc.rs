@@ -58,6 +58,10 @@ struct NbdArguments {
     /// Take volumes over that others have open; their requests fail from then on.
     #[arg(long)]
     force: bool,
+    /// Fail requests with EIO that no good copy has served for so many seconds. Without it they wait until one is back, as on a disk
+    /// that is mounted hard: file systems turn read-only at an error, so set it only where an error is better than waiting.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    io_timeout: Option<u64>,
     /// Keep this client's identity here, so that after a crash it takes its own volumes back at once.
     #[arg(long, value_name = "DIRECTORY")]
     state_dir: Option<PathBuf>,
@@ -205,6 +209,9 @@ async fn hold(cluster: &Cluster, arguments: &NbdArguments) -> Result<Vec<Volume>
     if arguments.force {
         options = options.force();
     }
+    if let Some(limit) = io_timeout(arguments) {
+        options = options.io_timeout(limit);
+    }
     let mut volumes = Vec::with_capacity(arguments.volumes.len());
     for name in &arguments.volumes {
         volumes.push(open_patiently(cluster, name, options).await?);
@@ -233,6 +240,10 @@ const fn mode(arguments: &NbdArguments) -> SessionMode {
     }
 }
 
+fn io_timeout(arguments: &NbdArguments) -> Option<Duration> {
+    arguments.io_timeout.map(Duration::from_secs)
+}
+
 fn offer(arguments: &NbdArguments) -> NbdOptions {
     let exports = if arguments.volumes.is_empty() { Exports::All } else { Exports::Named(arguments.volumes.clone()) };
     NbdOptions {
@@ -240,6 +251,7 @@ fn offer(arguments: &NbdArguments) -> NbdOptions {
         exports,
         mode: mode(arguments),
         force: arguments.force,
+        io_timeout: io_timeout(arguments),
         connections_max: arguments.connections,
     }
 }

@@ -122,6 +122,9 @@ pub enum Input<'a> {
         mode: SessionMode,
         /// Take it over.
         force: bool,
+        /// Requests that have not been served for so long end with `NotReady`; `None`: they wait for ever. Of several users of one session
+        /// the most patient decides.
+        io_timeout: Option<Nanos>,
     },
     /// Finish a volume's requests, flush, and give the session back. Each `Open` that succeeded needs
     /// one; only the last does anything. Whoever must know that the flush succeeded flushes first.
@@ -274,6 +277,11 @@ pub enum Event {
     PayloadDamaged {
         /// Over which link.
         link: LinkId,
+    },
+    /// Requests of a volume were not served within its `io_timeout` and have been given up.
+    TimedOut {
+        /// Which volume.
+        volume: VolumeId,
     },
     /// The MDM refused this client.
     Refused {

@@ -6,6 +6,7 @@
 //! Must not know: frames and links.
 
 use super::interface::{Effect, Event};
+use super::session::Terms;
 use super::{Client, Turn};
 use crate::buffer::Buffers;
 use crate::control::{CONTROL_VERSION, ClientToMdm, MdmToClient, OpenError, Opened};
@@ -13,7 +14,7 @@ use crate::id::{MapVersion, SessionGeneration, VolumeId};
 use crate::limits::VOLUME_QUESTIONS_MAX;
 use crate::machine::Token;
 use crate::unit::Nanos;
-use crate::view::{SessionMode, ViewUpdate};
+use crate::view::ViewUpdate;
 
 /// Between two signs of life.
 const HEARTBEAT_EVERY: Nanos = Nanos::from_millis(500);
@@ -36,7 +37,7 @@ pub(super) struct Question {
 
 #[derive(Debug)]
 pub(super) enum Ask {
-    Open { token: Token, name: String, mode: SessionMode, force: bool, state: OpenState },
+    Open { token: Token, name: String, terms: Terms, state: OpenState },
     Close { volume: VolumeId, generation: SessionGeneration },
     List { token: Token },
 }
@@ -120,8 +121,8 @@ impl Client {
         let Question { number: request, ask } = &self.questions[index];
         let request = *request;
         let message = match ask {
-            Ask::Open { name, mode, force, state: OpenState::Asked, .. } => {
-                ClientToMdm::Open { request, volume: name.clone(), mode: *mode, force: *force }
+            Ask::Open { name, terms, state: OpenState::Asked, .. } => {
+                ClientToMdm::Open { request, volume: name.clone(), mode: terms.mode, force: terms.force }
             }
             Ask::Open { state: OpenState::Held | OpenState::Granted(_), .. } => return,
             Ask::Close { volume, generation } => ClientToMdm::Close { request, volume: *volume, generation: *generation },
@@ -137,11 +138,11 @@ impl Client {
 
     fn answered_open(&mut self, number: u64, result: &Result<Opened, OpenError>, turn: &mut Turn<'_, impl Buffers>) {
         let asked = |ask: &Ask| matches!(ask, Ask::Open { state: OpenState::Asked, .. });
-        let Some(Question { ask: Ask::Open { token, name, mode, force, .. }, .. }) = self.take_question(number, asked) else { return };
+        let Some(Question { ask: Ask::Open { token, name, terms, .. }, .. }) = self.take_question(number, asked) else { return };
         match result {
             Ok(opened) => {
                 let state = OpenState::Granted(opened.clone());
-                self.questions.push(Question { number, ask: Ask::Open { token, name, mode, force, state } });
+                self.questions.push(Question { number, ask: Ask::Open { token, name, terms, state } });
                 self.grant(turn);
             }
             Err(error) => {
@@ -165,10 +166,10 @@ impl Client {
             Ask::Open { state: OpenState::Held | OpenState::Asked, .. } | Ask::Close { .. } | Ask::List { .. } => false,
         };
         while let Some(index) = self.questions.iter().position(|question| known(&question.ask, self)) {
-            let Ask::Open { token, name, state: OpenState::Granted(opened), .. } = self.questions.remove(index).ask else {
+            let Ask::Open { token, name, terms, state: OpenState::Granted(opened) } = self.questions.remove(index).ask else {
                 unreachable!("found as granted above")
             };
-            self.opened(token, &name, &opened, turn);
+            self.opened(token, &name, terms, &opened, turn);
             self.retry_held(&name, turn);
         }
     }
@@ -182,8 +183,8 @@ impl Client {
         // Each may be held again behind the one before it: so no more rounds than there are now.
         for _ in 0..self.questions.len() {
             let Some(index) = self.questions.iter().position(|question| held(&question.ask)) else { return };
-            let Ask::Open { token, name, mode, force, .. } = self.questions.remove(index).ask else { unreachable!("found as open above") };
-            self.open(token, &name, mode, force, turn);
+            let Ask::Open { token, name, terms, .. } = self.questions.remove(index).ask else { unreachable!("found as open above") };
+            self.open(token, &name, terms, turn);
         }
     }
 

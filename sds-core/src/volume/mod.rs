@@ -11,7 +11,7 @@
 //!
 //! Invariants:
 //! - a request ends in exactly one `Complete`, and everything that can be retried has been: a server
-//!   that cannot be reached is waited for, without limit ([`interface::Event::Waiting`] says so);
+//!   that cannot be reached is waited for ([`interface::Event::Waiting`] says so), without limit unless the session has an `io_timeout`;
 //! - a retried change is in flight alone among those that share a block with it, and only on the
 //!   newest connection (I10; [`order`] says why both are needed);
 //! - nothing is sent in a session that is known to be fenced (I3), and each frame names the newest
@@ -28,12 +28,14 @@ mod exchange;
 mod link;
 mod mdm;
 mod order;
+mod patience;
 mod reply;
 mod request;
 mod route;
 mod server;
 mod session;
 mod silence;
+mod stuck;
 mod topology;
 mod trouble;
 
@@ -41,6 +43,7 @@ mod trouble;
 mod tests;
 
 pub use server::{LinkStatus, ServerStatus};
+pub use stuck::{Stuck, WaitsFor};
 
 use crate::buffer::Buffers;
 use crate::collections::{Map, OpId, SlotTable};
@@ -54,7 +57,7 @@ use mdm::{Mdm, Question};
 use order::Order;
 use request::UserRequest;
 use server::Servers;
-use session::Session;
+use session::{Session, Terms};
 use topology::Topology;
 use trouble::Troubles;
 
@@ -82,6 +85,8 @@ pub struct Client {
     paused: Vec<OpId>,
     /// Exchanges whose last blocker is gone, to be routed before the step ends.
     unblocked: Vec<OpId>,
+    /// Requests that were given up, of which something unsent may be left. Empty between steps.
+    ending: Vec<OpId>,
     next_connection: u64,
     next_serial: u64,
     /// Newest version asked for.
@@ -124,6 +129,7 @@ impl Client {
             order: Order::with_capacity(exchanges),
             paused: Vec::with_capacity(exchanges),
             unblocked: Vec::with_capacity(exchanges),
+            ending: Vec::new(),
             next_connection: options.first_connection,
             next_serial: 0,
             pulled: MapVersion::new(0),
@@ -140,7 +146,7 @@ impl Client {
         match input {
             Input::Mdm { up } => self.mdm_changed(up, turn),
             Input::Control(message) => self.hear(message, turn),
-            Input::Open { token, volume, mode, force } => self.open(token, volume, mode, force, turn),
+            Input::Open { token, volume, mode, force, io_timeout } => self.open(token, volume, Terms { mode, force, io_timeout }, turn),
             Input::Close { token, volume } => self.close(token, volume, turn),
             Input::List { token } => self.list(token, turn),
             Input::Request { token, volume, request } => self.accept(token, volume, request, turn),
@@ -153,6 +159,7 @@ impl Client {
         if now >= self.wake_at {
             self.run_timers(turn);
         }
+        self.end_given_up(turn);
     }
 
     /// When to call `step` with [`Input::Wake`] at the latest.
@@ -229,6 +236,7 @@ impl Client {
     fn run_timers(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         self.wake_at = Nanos::NEVER;
         self.mdm_timers(turn);
+        self.patience_timers(turn);
         self.pause_timers(turn);
         self.link_timers(turn);
     }

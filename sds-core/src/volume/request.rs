@@ -41,7 +41,9 @@ pub(super) struct UserRequest {
     /// Exchanges in flight.
     outstanding: u32,
     /// First failure.
-    error: Option<Status>,
+    pub(super) error: Option<Status>,
+    /// It has been answered, because it took too long; nothing more is sent for it.
+    pub(super) given_up: bool,
 }
 
 /// Where an exchange goes and what it asks.
@@ -86,8 +88,9 @@ impl Client {
             Request::Zero { offset, len, .. } => piece::extents_touched(session.stripe, offset, len),
             Request::Flush => session.dirty.len(),
         };
-        let fresh = UserRequest { origin, volume, request, since: turn.now, step: 0, steps, outstanding: 0, error: None };
+        let fresh = UserRequest { origin, volume, request, since: turn.now, step: 0, steps, outstanding: 0, error: None, given_up: false };
         let Ok(id) = self.requests.insert(fresh) else { unreachable!("the caller has made sure of the room") };
+        self.note_patience(volume, turn.now);
         self.advance(id, turn);
     }
 
@@ -95,7 +98,7 @@ impl Client {
     pub(super) fn advance(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) {
         while let Some(request) = self.requests.get_mut(id) {
             // After a failure a zero stops; a flush still reaches the devices that are left.
-            let stops = request.error.is_some() && !matches!(request.request, Request::Flush);
+            let stops = request.given_up || request.error.is_some() && !matches!(request.request, Request::Flush);
             if request.step == request.steps || stops {
                 if request.outstanding == 0 {
                     self.complete(id, Outcome::Done, turn);
@@ -221,6 +224,9 @@ impl Client {
         let Some(request) = self.requests.remove(id) else { return };
         assert!(request.outstanding == 0, "a request completes after its exchanges");
         release_payload(request.request, turn);
+        if let (true, Outcome::Data(Span { buffer, .. })) = (request.given_up, outcome) {
+            turn.buffers.release(buffer);
+        }
         let result = request.error.map_or(Ok(outcome), Err);
         if let Some(session) = self.sessions.get_mut(&request.volume) {
             session.requests -= 1;
@@ -228,7 +234,9 @@ impl Client {
         match request.origin {
             Origin::User(token) => {
                 self.user_requests -= 1;
-                turn.out.push(Effect::Complete { token, result });
+                if !request.given_up {
+                    turn.out.push(Effect::Complete { token, result });
+                }
                 self.go_on_closing(request.volume, turn);
             }
             Origin::Closing => {

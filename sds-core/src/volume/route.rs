@@ -38,7 +38,7 @@ pub(super) const TELL_EVERY: Nanos = Nanos::from_millis(10_000);
 
 impl Client {
     /// Where an exchange goes by the newest view.
-    fn route_of(&self, exchange: &Exchange) -> Option<Route> {
+    pub(super) fn route_of(&self, exchange: &Exchange) -> Option<Route> {
         match exchange.ask {
             Ask::Flush { device, .. } => {
                 let server = self.topology.server_of(device)?;
@@ -54,6 +54,11 @@ impl Client {
     /// Routes an exchange and sends it, or queues it.
     pub(super) fn submit(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(exchange) = self.exchanges.get(id) else { return };
+        if self.is_given_up(exchange.request) {
+            self.ending.push(exchange.request);
+            self.set_state(id, State::Routing);
+            return;
+        }
         let Some(route) = self.route_of(exchange) else {
             self.pause(id, MapVersion::new(0), turn);
             return;

@@ -18,7 +18,7 @@ use crate::error::Status;
 use crate::id::{SessionGeneration, TreeId, VolumeId};
 use crate::machine::Token;
 use crate::stripe::Stripe;
-use crate::unit::ByteCount;
+use crate::unit::{ByteCount, Nanos};
 use crate::view::SessionMode;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +34,22 @@ pub(super) enum Phase {
     Fenced,
 }
 
+/// On what terms a volume is opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) mode: SessionMode,
+    pub(super) force: bool,
+    pub(super) io_timeout: Option<Nanos>,
+}
+
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) volume: VolumeId,
     name: String,
     pub(super) generation: SessionGeneration,
     pub(super) mode: SessionMode,
+    /// After which requests are given up; `None` for never.
+    pub(super) io_timeout: Option<Nanos>,
     pub(super) tree: TreeId,
     pub(super) pool: PoolIndex,
     pub(super) size: ByteCount,
@@ -70,12 +80,14 @@ impl Session {
 }
 
 impl Client {
-    pub(super) fn open(&mut self, token: Token, name: &str, mode: SessionMode, force: bool, turn: &mut Turn<'_, impl Buffers>) {
+    pub(super) fn open(&mut self, token: Token, name: &str, terms: Terms, turn: &mut Turn<'_, impl Buffers>) {
+        let Terms { mode, io_timeout, .. } = terms;
         let refusal = |reason: &str| Err(OpenError::Refused { name: name.to_owned(), reason: reason.to_owned() });
         let held = match self.sessions.values_mut().find(|session| session.name == name) {
             Some(session) => match session.phase {
                 Phase::Open if session.mode == mode => {
                     session.users += 1;
+                    session.io_timeout = session.io_timeout.zip(io_timeout).map(|(one, other)| one.max(other));
                     let volume = OpenVolume { id: session.volume, size: session.size, stripe: session.stripe, mode };
                     turn.out.push(Effect::Opened { token, result: Ok(volume) });
                     return;
@@ -95,11 +107,11 @@ impl Client {
             None => self.is_opening(name),
         };
         let state = if held { OpenState::Held } else { OpenState::Asked };
-        self.ask(Ask::Open { token, name: name.to_owned(), mode, force, state }, turn);
+        self.ask(Ask::Open { token, name: name.to_owned(), terms, state }, turn);
     }
 
     /// The MDM has granted a session, and its view is here.
-    pub(super) fn opened(&mut self, token: Token, name: &str, opened: &Opened, turn: &mut Turn<'_, impl Buffers>) {
+    pub(super) fn opened(&mut self, token: Token, name: &str, terms: Terms, opened: &Opened, turn: &mut Turn<'_, impl Buffers>) {
         let Some(known) = self.topology.volume(opened.volume).copied() else {
             // Deleted between the grant and the view.
             turn.out.push(Effect::Opened { token, result: Err(OpenError::NoVolume { name: name.to_owned() }) });
@@ -115,6 +127,7 @@ impl Client {
             name: name.to_owned(),
             generation: opened.generation,
             mode: opened.mode,
+            io_timeout: terms.io_timeout,
             tree: known.tree,
             pool: known.pool,
             size: known.size,

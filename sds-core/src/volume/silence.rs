@@ -7,7 +7,7 @@
 //!
 //! Must not know: what was asked.
 
-use super::exchange::State;
+use super::exchange::{Exchange, State};
 use super::interface::{Effect, Event};
 use super::route::TELL_EVERY;
 use super::server::{LinkState, ServerIndex};
@@ -52,7 +52,8 @@ impl Client {
             }
             return;
         }
-        let requests = self.exchanges.iter().filter(|(_, exchange)| exchange.state == State::Sent(index)).count();
+        let waits = |exchange: &Exchange| exchange.state == State::Sent(index) && !self.is_given_up(exchange.request);
+        let requests = self.exchanges.iter().filter(|(_, exchange)| waits(exchange)).count();
         if requests == 0 {
             return self.drop_link(link, turn);
         }

@@ -5,6 +5,7 @@ mod bounds;
 mod flush;
 mod links;
 mod order;
+mod patience;
 mod retry;
 mod routing;
 mod sessions;

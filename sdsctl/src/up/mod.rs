@@ -145,8 +145,14 @@ async fn serve(args: &UpArgs, up: &Up) -> Result<(), UpError> {
     up.cluster.ready().await?;
     let mut listen = vec![Address::Tcp(args.nbd)];
     listen.extend(args.nbd_socket.clone().map(Address::Unix));
-    let options =
-        NbdOptions { listen, exports: Exports::All, mode: SessionMode::Exclusive, force: false, connections_max: NBD_CONNECTIONS_DEFAULT };
+    let options = NbdOptions {
+        listen,
+        exports: Exports::All,
+        mode: SessionMode::Exclusive,
+        force: false,
+        io_timeout: None,
+        connections_max: NBD_CONNECTIONS_DEFAULT,
+    };
     let addresses = up.cluster.serve_nbd(options).await?;
     let first = args.volumes.first().map_or("demo", |volume| volume.name.as_str());
     for volume in &args.volumes {

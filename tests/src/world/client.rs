@@ -133,6 +133,7 @@ impl World {
             Told::Fenced { volume } => self.user_fenced(client, *volume),
             Told::Waiting { .. }
             | Told::Silent { .. }
+            | Told::TimedOut { .. }
             | Told::Reached { .. }
             | Told::DeviceNotReady { .. }
             | Told::DeviceFailed { .. }

@@ -244,7 +244,7 @@ impl World {
         let now = self.now();
         self.trace
             .note(now, &[30, client as u64], || format!("user {client} opens {name} {mode:?}{}", if force { " by force" } else { "" }));
-        self.step_client(client, Input::Open { token: Token::new(token), volume: &name, mode, force });
+        self.step_client(client, Input::Open { token: Token::new(token), volume: &name, mode, force, io_timeout: None });
     }
 
     pub(super) fn user_opened(&mut self, client: usize, token: Token, result: Result<OpenVolume, OpenError>) {

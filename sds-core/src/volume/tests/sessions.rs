@@ -10,7 +10,7 @@ use crate::volume::interface::{Event, Input, Outcome, Request};
 
 fn ask_open(world: &mut World, mode: SessionMode) -> Token {
     let token = world.token();
-    world.step(Input::Open { token, volume: "demo", mode, force: false });
+    world.step(Input::Open { token, volume: "demo", mode, force: false, io_timeout: None });
     token
 }
 

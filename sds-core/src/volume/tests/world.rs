@@ -178,7 +178,7 @@ impl World {
 
     pub(super) fn opened(mut self) -> Self {
         self.welcome();
-        self.step(Input::Open { token: Token::new(0), volume: "demo", mode: SessionMode::Exclusive, force: false });
+        self.step(Input::Open { token: Token::new(0), volume: "demo", mode: SessionMode::Exclusive, force: false, io_timeout: None });
         let request = self.asked_open().expect("the open is put to the MDM");
         self.grant(request, 1);
         assert!(self.opened.pop().expect("answered").1.is_ok());
@@ -288,7 +288,7 @@ impl World {
         self.step(Input::Unlinked { link });
     }
 
-    fn drop_payload(&mut self, frame: &Frame) {
+    pub(super) fn drop_payload(&mut self, frame: &Frame) {
         if let Body::Payload { span, .. } = frame.body {
             self.pool.release(span.buffer);
         }
