@@ -16,7 +16,7 @@ use crate::view::{SessionMode, ViewUpdate, VolumeView};
 use serde::{Deserialize, Serialize};
 
 /// Version of the control protocol; both sides must agree.
-pub const CONTROL_VERSION: u32 = 2;
+pub const CONTROL_VERSION: u32 = 3;
 
 /// Who opens a control connection, and so which messages it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,9 +103,11 @@ pub struct DeviceReport {
     pub capacity: Capacity,
     /// No sequence at or above this has been used on it.
     pub sequence_ceiling: ShardSequence,
-    /// Its flushed position: the newest block of its log known to be on the medium; when it has just opened, where its log ended.
-    /// 0 where that is not known.
+    /// Its flushed position: the newest block of its log known to be on the medium. 0 where that is not known.
     pub flushed: LogSequence,
+    /// Where its log ended when it opened in this process life: if that is before a flushed position it has told, it has forgotten
+    /// (I13). 0 where that is not known.
+    pub log_end: LogSequence,
     /// Its volatile cache, named by the boot of its host: as long as it is the same, no write that was complete is lost. Nil where the
     /// device has no volatile cache.
     pub cache: BootId,

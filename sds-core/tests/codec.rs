@@ -29,6 +29,7 @@ fn register() -> SdsToMdm {
             capacity: Capacity { total: ByteCount::new(1 << 40), ..Capacity::default() },
             sequence_ceiling: ShardSequence::new(1 << 50),
             flushed: LogSequence::new(1 << 40),
+            log_end: LogSequence::new(1 << 39),
             cache: BootId::new(5 << 100),
             faults: FaultCounts { data_mismatches: 1, ..FaultCounts::default() },
             recent_faults: vec!["volume 3 extent 1 block 2".to_owned()],

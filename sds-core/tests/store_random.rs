@@ -219,6 +219,7 @@ impl World {
 
     fn crash(&mut self) {
         let power = self.random.one_in(2);
+        let told = self.rig.store.statistics().flushed;
         let mut disk = core::mem::take(&mut self.rig.disk);
         let sent: Vec<Sent> = self.rig.sent.drain(..).collect();
         for sent in &sent {
@@ -245,6 +246,8 @@ impl World {
         let options = StoreOptions { boot: BootId::new(self.boot), ..self.options.clone() };
         self.rig = Rig::open(disk, options);
         assert_eq!(self.rig.open_fault(), None);
+        let found = self.rig.store.statistics();
+        assert!(found.log_end >= told && found.flushed >= found.log_end, "I13: told {told}, opened at {}", found.log_end);
         let lost = power && self.options.volatile_cache;
         let places: Vec<Place> = self.blocks.keys().copied().collect();
         for place in places {

@@ -76,8 +76,8 @@ pub(crate) fn device_reports(configs: &[DeviceConfig], stages: &[Stage], statuse
             state: DeviceState::Opening { done_per_mille: 0 },
             capacity: Capacity::default(),
             sequence_ceiling: ShardSequence::new(0),
-            // The store does not say yet: not known.
             flushed: LogSequence::default(),
+            log_end: LogSequence::default(),
             cache: BootId::default(),
             faults: FaultCounts::default(),
             recent_faults: Vec::new(),
@@ -91,6 +91,8 @@ pub(crate) fn device_reports(configs: &[DeviceConfig], stages: &[Stage], statuse
                     report.state = status.state.clone();
                     report.capacity = status.capacity;
                     report.sequence_ceiling = status.sequence_ceiling;
+                    report.flushed = status.statistics.flushed;
+                    report.log_end = status.statistics.log_end;
                     report.cache = status.cache;
                     report.faults = status.faults;
                     report.recent_faults.clone_from(&status.recent_faults);

@@ -37,6 +37,7 @@ impl Test {
                 capacity: Capacity { total: ByteCount::new(1 << 30), ..Capacity::default() },
                 sequence_ceiling: ShardSequence::default(),
                 flushed: sds_core::id::LogSequence::default(),
+                log_end: sds_core::id::LogSequence::default(),
                 cache: sds_core::id::BootId::default(),
                 faults: FaultCounts { data_mismatches: 2, ..FaultCounts::default() },
                 recent_faults: vec!["volume 1 extent 2 block 3".to_owned()],

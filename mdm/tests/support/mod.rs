@@ -72,6 +72,7 @@ pub fn device(uuid: u128, state: DeviceState) -> DeviceReport {
         capacity: Capacity { total: ByteCount::new(1 << 30), ..Capacity::default() },
         sequence_ceiling: ShardSequence::default(),
         flushed: sds_core::id::LogSequence::default(),
+        log_end: sds_core::id::LogSequence::default(),
         cache: sds_core::id::BootId::default(),
         faults: FaultCounts::default(),
         recent_faults: Vec::new(),

@@ -17,7 +17,7 @@ use crate::view::SessionMode;
 use serde::{Deserialize, Serialize};
 
 /// Version of an encoded command.
-pub const COMMAND_VERSION: u16 = 4;
+pub const COMMAND_VERSION: u16 = 5;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,8 +148,10 @@ pub struct RegisterDevice {
     pub capacity: Capacity,
     /// No sequence at or above this has been used on it.
     pub sequence_ceiling: ShardSequence,
-    /// Its flushed position, when it has just opened that where its log ended; 0: not known.
+    /// Its flushed position; 0: not known.
     pub flushed: LogSequence,
+    /// Where its log ended when it opened; 0: not known.
+    pub log_end: LogSequence,
     /// The newest flushed position the proposer has heard of it, in whatever life.
     pub heard: LogSequence,
     /// Its volatile cache, named by the boot of its host; nil: it has none.

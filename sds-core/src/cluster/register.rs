@@ -197,8 +197,8 @@ impl Cluster {
             if opens && !cache_is_kept(before.cache, report.cache) {
                 cache_lost_in = Some(incarnation);
             }
-            if opens && report.flushed > LogSequence::default() && report.flushed < had {
-                events.push(Event::DeviceForgot { device: id, flushed: had, found: report.flushed });
+            if opens && report.log_end > LogSequence::default() && report.log_end < had {
+                events.push(Event::DeviceForgot { device: id, flushed: had, found: report.log_end });
                 forgot_in = Some(incarnation);
             } else {
                 flushed = had.max(report.flushed);

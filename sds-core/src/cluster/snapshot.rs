@@ -8,7 +8,7 @@ use super::state::State;
 use crate::codec::{self, CodecError};
 
 /// Version of an encoded snapshot.
-const SNAPSHOT_VERSION: u16 = 4;
+const SNAPSHOT_VERSION: u16 = 5;
 
 impl Cluster {
     /// The state as bytes.

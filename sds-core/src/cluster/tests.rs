@@ -23,6 +23,7 @@ fn device(uuid: u128) -> RegisterDevice {
         capacity: Capacity { total: ByteCount::new(GIB), ..Capacity::default() },
         sequence_ceiling: ShardSequence::default(),
         flushed: LogSequence::default(),
+        log_end: LogSequence::default(),
         heard: LogSequence::default(),
         cache: BootId::default(),
     }
@@ -457,16 +458,16 @@ fn newer_formats_and_nonsense_are_refused() {
     let mut bytes = test.cluster.encode().expect("small");
     assert_eq!(Cluster::decode(&bytes).expect("its own"), test.cluster);
     bytes[0] = 2;
-    assert!(matches!(Cluster::decode(&bytes), Err(FormatError::Version { found: 2, known: 4 })), "of an older program");
-    bytes[0] = 5;
-    assert!(matches!(Cluster::decode(&bytes), Err(FormatError::Version { found: 5, known: 4 })));
+    assert!(matches!(Cluster::decode(&bytes), Err(FormatError::Version { found: 2, known: 5 })), "of an older program");
+    bytes[0] = 6;
+    assert!(matches!(Cluster::decode(&bytes), Err(FormatError::Version { found: 6, known: 5 })));
     assert!(Cluster::decode(&[]).is_err());
-    assert!(Cluster::decode(&[4, 2, 3]).is_err());
+    assert!(Cluster::decode(&[5, 2, 3]).is_err());
     let command = Command { unix_ms: 9, change: Change::Initialise { system: SYSTEM } };
     let mut bytes = command.encode().expect("small");
     assert_eq!(Command::decode(&bytes).expect("its own"), command);
     bytes[0] = 2;
-    assert!(matches!(Command::decode(&bytes), Err(FormatError::Version { found: 2, known: 4 })));
+    assert!(matches!(Command::decode(&bytes), Err(FormatError::Version { found: 2, known: 5 })));
     assert!(Command::decode(&bytes[..1]).is_err());
 }
 

@@ -31,6 +31,8 @@ const WAITERS_OWN: usize = 3;
 pub(super) struct Flusher {
     /// Everything up to here is durable (a volatile cache; otherwise it is the resolved position).
     pub(super) flushed: u64,
+    /// Where the log ended when the store opened.
+    pub(super) log_end: u64,
     /// Highest position acknowledged.
     pub(super) acknowledged: u64,
     /// Highest first-write position of a block overwritten before the log vouched for it.
@@ -54,6 +56,7 @@ impl Flusher {
         let waiters = requests + WAITERS_OWN;
         Self {
             flushed: position,
+            log_end: position,
             acknowledged: position,
             now: Vec::with_capacity(waiters),
             next: Vec::with_capacity(waiters),

@@ -5,7 +5,7 @@ use crate::buffer::Span;
 use crate::checksum::{Checksum, ChecksumList};
 use crate::collections::OpId;
 use crate::control::{Capacity, FaultCounts};
-use crate::id::{BootId, DeviceUuid, ExtentIndex, LayerId, ShardSequence, SystemId, TreeId, Version};
+use crate::id::{BootId, DeviceUuid, ExtentIndex, LayerId, LogSequence, ShardSequence, SystemId, TreeId, Version};
 use crate::machine::{DiskResult, Token};
 use crate::unit::{BlockIndex, ByteCount, ByteOffset, Nanos};
 
@@ -500,4 +500,8 @@ pub struct Statistics {
     pub activations: u64,
     /// Blocks read and verified.
     pub blocks_verified: u64,
+    /// Newest block of the record log that is on the medium with everything it speaks of; 0 until the store has opened.
+    pub flushed: LogSequence,
+    /// Where the record log ended when the store opened; 0 before.
+    pub log_end: LogSequence,
 }

@@ -31,7 +31,7 @@ use crate::collections::{OpId, SlotTable};
 use crate::format::geometry::Geometry;
 use crate::format::log_block;
 use crate::format::superblock::Superblock;
-use crate::id::{DeviceUuid, SystemId};
+use crate::id::{DeviceUuid, LogSequence, SystemId};
 use crate::machine::{DiskResult, Outbox};
 use crate::unit::{BLOCK_BYTES, ByteOffset, Nanos};
 use interface::{Effect, Event, Input, OpenFault, Outcome, Statistics, StoreError, StoreOptions};
@@ -188,7 +188,13 @@ impl Store {
     /// Numbers about itself.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        Statistics { capacity: self.slots.capacity(), active_extents: u64::from(self.pages.active_count()), ..self.statistics }
+        Statistics {
+            capacity: self.slots.capacity(),
+            active_extents: u64::from(self.pages.active_count()),
+            flushed: LogSequence::new(self.flushed()),
+            log_end: LogSequence::new(self.flusher.log_end),
+            ..self.statistics
+        }
     }
 
     /// Whose device it is, once a superblock of this system was found good; known also when the rest

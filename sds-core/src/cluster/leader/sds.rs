@@ -444,6 +444,7 @@ fn register_device(report: &DeviceReport) -> RegisterDevice {
         capacity: report.capacity,
         sequence_ceiling: report.sequence_ceiling,
         flushed: report.flushed,
+        log_end: report.log_end,
         heard: LogSequence::default(),
         cache: report.cache,
     }

@@ -214,6 +214,7 @@ fn device(uuid: u64, state: DeviceState) -> DeviceReport {
         capacity: Capacity { total: ByteCount::new(1 << 30), used: ByteCount::new(1 << 20), reclaimable: ByteCount::ZERO },
         sequence_ceiling: ShardSequence::default(),
         flushed: LogSequence::default(),
+        log_end: LogSequence::default(),
         cache: crate::id::BootId::default(),
         faults: FaultCounts::default(),
         recent_faults: Vec::new(),
@@ -690,7 +691,10 @@ fn a_server_goes_on_alone_with_all_its_shards_in_one_entry_of_the_log() {
 #[test]
 fn what_a_device_flushed_since_it_registered_is_remembered_for_its_next_life() {
     let mut test = with_pairs();
-    let at = |position| DeviceReport { flushed: LogSequence::new(position), ..paired(1, DeviceState::Open) };
+    let at = |position| {
+        let position = LogSequence::new(position);
+        DeviceReport { flushed: position, log_end: position, ..paired(1, DeviceState::Open) }
+    };
     test.sds(1, SdsToMdm::Heartbeat { loop_turns: 1, oldest_disk_request_ms: 0, devices: vec![at(70)] });
     test.unlink(1);
     test.register(11, 1, 8, vec![at(69)]);

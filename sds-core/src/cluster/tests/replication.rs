@@ -288,8 +288,12 @@ fn one_copy_that_lost_its_cache_says_so_in_its_epoch() {
 /// Both members restart, and the first comes back with an older log.
 fn forgetful(found: u64, heard: u64) -> Test {
     let mut test = Test::pairs_with_volume(2);
-    let report =
-        |uuid, flushed, heard| RegisterDevice { flushed: LogSequence::new(flushed), heard: LogSequence::new(heard), ..paired(uuid) };
+    let report = |uuid, at, heard| RegisterDevice {
+        flushed: LogSequence::new(at),
+        log_end: LogSequence::new(at),
+        heard: LogSequence::new(heard),
+        ..paired(uuid)
+    };
     test.register(register(1, 100, vec![report(11, 50, 0)])).expect("registers");
     test.register(register(1, 101, vec![report(11, found, heard)])).expect("registers");
     test.restart(2, 101);
@@ -313,6 +317,21 @@ fn a_device_that_has_forgotten_is_left_out_and_joins_complete_up_to_nothing() {
 }
 
 #[test]
+fn what_is_flushed_after_opening_does_not_hide_what_was_forgotten() {
+    let mut test = Test::pairs_with_volume(2);
+    let report = |flushed, log_end| RegisterDevice { flushed: LogSequence::new(flushed), log_end: LogSequence::new(log_end), ..paired(11) };
+    test.register(register(1, 100, vec![report(50, 10)])).expect("registers");
+    test.register(register(1, 101, vec![report(55, 49)])).expect("registers");
+    let forgot = |event: &Event| matches!(event, Event::DeviceForgot { flushed, found, .. } if (flushed.get(), found.get()) == (50, 49));
+    assert!(test.events.iter().any(forgot), "{:?}", test.events);
+    // The same life again, and the next one, which has what the last one had.
+    test.register(register(1, 101, vec![report(60, 49)])).expect("registers");
+    assert!(!test.events.iter().any(|event| matches!(event, Event::DeviceForgot { .. })));
+    test.register(register(1, 102, vec![report(60, 60)])).expect("registers");
+    assert!(!test.events.iter().any(|event| matches!(event, Event::DeviceForgot { .. })));
+}
+
+#[test]
 fn a_device_that_has_forgotten_and_then_got_everything_is_a_member_like_any() {
     let mut test = forgetful(49, 0);
     for shard in 0..SHARDS {
@@ -331,14 +350,14 @@ fn the_only_copy_that_has_forgotten_is_not_taken_back_unless_the_pool_keeps_one(
     for shard in 0..SHARDS {
         test.ask(shard, test.member(1), shrink(0)).expect("committed");
     }
-    let report = |flushed| RegisterDevice { flushed: LogSequence::new(flushed), ..paired(11) };
+    let report = |at| RegisterDevice { flushed: LogSequence::new(at), log_end: LogSequence::new(at), ..paired(11) };
     test.register(register(1, 101, vec![report(50)])).expect("registers");
     let before = test.entries();
     test.register(register(1, 102, vec![report(49)])).expect("registers");
     assert_eq!(test.entries(), before, "I7: an operator may force it");
     let mut test = Test::with_volume();
     for (life, flushed) in [(200, 50), (201, 49)] {
-        let device = RegisterDevice { flushed: LogSequence::new(flushed), ..device(11) };
+        let device = RegisterDevice { flushed: LogSequence::new(flushed), log_end: LogSequence::new(flushed), ..device(11) };
         test.register(register(1, life, vec![device])).expect("registers");
     }
     assert!(test.entries_of(1).iter().all(|entry| entry.epoch == Epoch::new(3)), "it is all there is");
@@ -538,6 +557,7 @@ impl World {
         report.open = self.lives[device].1;
         report.sequence_ceiling = ShardSequence::new(self.ceilings[device].0);
         report.flushed = LogSequence::new(self.flushed[device]);
+        report.log_end = report.flushed;
         report
     }
 
