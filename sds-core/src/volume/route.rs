@@ -176,10 +176,22 @@ impl Client {
         self.submit_unblocked(turn);
     }
 
-    /// A newer view: everything not sent is routed anew.
+    /// A newer view: everything not sent is routed anew, and what was sent to a server that is not asked for it any more is sent
+    /// again where it is: what it was sent for can no longer land there and count (I3, I10). A late answer is to no question.
     pub(super) fn reroute(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         for index in self.servers.indices() {
             self.unqueue(index);
+        }
+        let moved = |exchange: &Exchange| match exchange.state {
+            State::Sent(server) => self.route_of(exchange).is_some_and(|route| route.server != server),
+            State::Blocked | State::Routing | State::Queued(_) | State::Paused { .. } => false,
+        };
+        let mut moved: Vec<(u64, OpId)> =
+            self.exchanges.iter().filter(|(_, exchange)| moved(exchange)).map(|(id, exchange)| (exchange.serial, id)).collect();
+        moved.sort_unstable();
+        for (_, id) in moved {
+            self.set_state(id, State::Routing);
+            self.unblocked.push(id);
         }
         self.submit_unblocked(turn);
         let version = self.topology.version();

@@ -2,6 +2,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
 
 mod bounds;
+mod failover;
 mod flush;
 mod links;
 mod order;
