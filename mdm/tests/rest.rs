@@ -2,8 +2,9 @@
 
 mod support;
 
+use mdm::{Mdm, MdmConfig};
 use serde_json::json;
-use support::{Answer, Client, Sds, call, call_with, start};
+use support::{Answer, Client, Sds, call, call_with, config, start};
 
 fn is_problem(answer: &Answer, status: u16, kind: &str, says: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
@@ -107,6 +108,24 @@ fn shards_are_listed_and_shown_and_bad_questions_refused() {
     }
     assert_eq!(call(&mdm, "GET", "/api/v1/pools/default/shards/0", None).body, shown.body);
     assert_eq!(call(&mdm, "GET", "/api/v1/audit", None).body, json!({"audit": []}));
+}
+
+#[test]
+fn two_copies_are_refused_unless_the_configuration_allows_the_experiment() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let body = Some(r#"{"name": "pairs", "shards": 8, "copies": 2}"#);
+    let mdm = start(directory.path());
+    is_problem(&call(&mdm, "POST", "/api/v1/pools", body), 409, "copies-not-kept", "make it with 1");
+    for copies in ["0", "3", "-1", "\"2\""] {
+        let body = format!(r#"{{"name": "pairs", "copies": {copies}}}"#);
+        is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(&body)), 400, "bad-body", "");
+    }
+    assert_eq!(call(&mdm, "GET", "/api/v1/pools", None).body["pools"].as_array().map(Vec::len), Some(1));
+    mdm.stop().expect("stops");
+    let mdm = Mdm::start(MdmConfig { experimental_replication: true, ..config(directory.path()) }).expect("starts");
+    let made = call(&mdm, "POST", "/api/v1/pools", body);
+    assert_eq!((made.status, &made.body["copies"]), (201, &json!(2)), "{made:?}");
+    assert_eq!(made.body["losses"], json!({"alone": 0, "unflushed": 0, "forced": 0}));
 }
 
 #[test]

@@ -94,7 +94,9 @@ fn start(args: &UpArgs, runtime: &Runtime) -> Result<Up, UpError> {
     let mut config = mdm::MdmConfig::new(args.dir.join("mdm"));
     config.control = args.control;
     config.api = args.rest;
+    config.experimental_replication = args.experimental_two_copies;
     let mdm = mdm::Mdm::start(config)?;
+    runtime.block_on(volumes::make_pool(args, &mdm))?;
     let control = mdm.control_address().to_string();
     let prepared = (1..=args.sds).map(|number| Prepared::new(node_config(args, number, &control))).collect::<Result<Vec<_>, _>>()?;
     let client = ClusterConfig::new([control]).state_dir(args.dir.join("client"));
@@ -105,7 +107,11 @@ fn start(args: &UpArgs, runtime: &Runtime) -> Result<Up, UpError> {
 
 fn node_config(args: &UpArgs, number: u16, control: &str) -> NodeConfig {
     let directory = args.dir.join(format!("sds{number}"));
-    let device = |index: u16| DeviceConfig::file(directory.join(format!("device{index}")), args.device_size);
+    let device = |index: u16| {
+        let mut device = DeviceConfig::file(directory.join(format!("device{index}")), args.device_size);
+        volumes::pool(args).clone_into(&mut device.pool);
+        device
+    };
     let mut config = NodeConfig::new(directory.clone());
     config.name = format!("sds{number}");
     config.listen = Address::Tcp(([127, 0, 0, 1], 0).into());

@@ -6,7 +6,9 @@
 use super::args::UpArgs;
 use sds_core::cluster::leader::{ApiReply, ApiRequest};
 use sds_core::cluster::report::{DeviceStateStatus, SystemStatus};
-use sds_core::cluster::{CreateVolume, Refusal};
+use sds_core::cluster::{CreateVolume, DEFAULT_POOL, Refusal};
+use sds_core::limits::SHARDS_PER_POOL_DEFAULT;
+use sds_core::map::Copies;
 use sds_core::stripe::Stripe;
 use sds_core::unit::ByteCount;
 use std::time::{Duration, Instant};
@@ -15,8 +17,15 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Time between two lines on what is waited for.
 const SAY_EVERY: Duration = Duration::from_secs(2);
-/// The pool embedded clusters use.
-const POOL: &str = "default";
+/// The pool of an embedded cluster with one copy.
+const POOL: &str = DEFAULT_POOL;
+/// And of one with two.
+const POOL_OF_TWO: &str = "two-copies";
+
+/// The pool that an embedded cluster's devices are in.
+pub(super) const fn pool(args: &UpArgs) -> &'static str {
+    if args.copies == 1 { POOL } else { POOL_OF_TWO }
+}
 
 /// Why a volume cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +43,15 @@ pub(crate) enum VolumeError {
         /// Why.
         reason: String,
     },
+    /// The pool is refused.
+    #[error("{0}")]
+    Pool(Box<Refusal>),
+    /// The directory is of a cluster with another number of copies.
+    #[error("the cluster in this directory was made with --copies {had}, and that cannot be changed; say so, or give another --dir")]
+    Copies {
+        /// What it has.
+        had: u8,
+    },
     /// The volume is refused.
     #[error("volume {name:?} cannot be made: {refusal}")]
     Refused {
@@ -42,6 +60,36 @@ pub(crate) enum VolumeError {
         /// Why.
         refusal: Box<Refusal>,
     },
+}
+
+/// Makes the pool, if it is not there: data servers name it when they register.
+pub(super) async fn make_pool(args: &UpArgs, mdm: &mdm::Mdm) -> Result<(), VolumeError> {
+    let api = mdm.api();
+    let status = loop {
+        match api.request(ApiRequest::Status).await {
+            Ok(ApiReply::Status(status)) if !status.pools.is_empty() => break status,
+            Ok(_) => tokio::time::sleep(LOOK_EVERY).await,
+            Err(_) => return Err(VolumeError::NoAnswer),
+        }
+    };
+    let other = status.pools.iter().find(|other| other.devices > 0 && u8::from(other.copies) != args.copies);
+    if let Some(other) = other {
+        return Err(VolumeError::Copies { had: other.copies.into() });
+    }
+    let name = pool(args).to_owned();
+    let Ok(copies) = Copies::try_from(args.copies) else { unreachable!("the command line allows 1 and 2") };
+    if copies == Copies::One {
+        return Ok(());
+    }
+    loop {
+        let request = ApiRequest::CreatePool { name: name.clone(), shards: SHARDS_PER_POOL_DEFAULT, copies };
+        match api.request(request).await {
+            Ok(ApiReply::PoolCreated(_) | ApiReply::Refused(Refusal::PoolExists { .. })) => return Ok(()),
+            Ok(ApiReply::Refused(refusal)) => return Err(VolumeError::Pool(Box::new(refusal))),
+            Ok(ApiReply::Overloaded | ApiReply::Unknown) => tokio::time::sleep(LOOK_EVERY).await,
+            Ok(_) | Err(_) => return Err(VolumeError::NoAnswer),
+        }
+    }
 }
 
 /// Makes the volumes once the devices serve.
@@ -53,7 +101,7 @@ pub(super) async fn make(args: &UpArgs, mdm: &mdm::Mdm) -> Result<(), VolumeErro
         let create = CreateVolume {
             name: volume.name.clone(),
             size: ByteCount::new(volume.size.bytes()),
-            pool: POOL.to_owned(),
+            pool: pool(args).to_owned(),
             stripe_unit: stripe.unit(),
             stripe_width: stripe.width(),
             key: None,
@@ -95,7 +143,8 @@ enum Look {
 }
 
 fn look(args: &UpArgs, status: &SystemStatus) -> Result<Look, VolumeError> {
-    let placed = status.pools.iter().any(|pool| pool.name == POOL && pool.shards.total > 0);
+    let pool_name = pool(args);
+    let placed = status.pools.iter().any(|pool| pool.name == pool_name && pool.shards.total > 0);
     let mut serving = 0;
     let mut failed = 0;
     let mut opening = Vec::new();
