@@ -200,6 +200,27 @@ impl Protocol {
         self.commit(state, Proposal { base: entry.epoch, proposer: unsettled, change: Change::Reform })
     }
 
+    /// The MDM has waited for the other for long enough. Who lives and owes no settling would ask for itself.
+    pub(crate) fn alone(&self, state: &mut State, at: usize) -> bool {
+        let entry = *state.mdm.newest();
+        let member = state.member(at);
+        let waits =
+            entry.in_sync.members().iter().any(|held| held.device == member.device && (*held != member || !state.servers[at].settled));
+        if entry.in_sync.members().len() < 2 || !waits {
+            return false;
+        }
+        let other = entry.in_sync.members().iter().map(|held| server(held.device)).find(|other| *other != at);
+        let gone = other.is_some_and(|other| !state.servers[other].up);
+        let lost = state.servers[at].cache_lost;
+        let proposal = Proposal { base: entry.epoch, proposer: None, change: Change::Alone { member, forced: false } };
+        let committed = self.commit(state, proposal);
+        // Counted as a possible loss of what was not flushed.
+        if committed && gone && lost {
+            self.caches_are_gone(state);
+        }
+        committed
+    }
+
     /// The MDM decides on a proposal.
     pub(crate) fn commit(&self, state: &mut State, mut proposal: Proposal) -> bool {
         let entry = *state.mdm.newest();
@@ -223,7 +244,13 @@ impl Protocol {
             let proposer =
                 proposal.proposer.filter(|own| own.device == named && !(self.on(Rule::ProposerLives) && self.on(Rule::MemberIncarnation)));
             let incarnation = proposer.map_or(mdm.lives[at], |own| own.incarnation);
-            Some(Registered { incarnation, open: true, amnesic: mdm.amnesic[at] && self.on(Rule::Amnesia), cache_lost, gone: false })
+            Some(Registered {
+                incarnation,
+                open: true,
+                amnesic: mdm.amnesic[at] && self.on(Rule::Amnesia),
+                cache_lost,
+                gone: !state.servers[at].up || !self.on(Rule::AloneWhenGone),
+            })
         };
         let ceiling = ShardSequence::new(u64::from(entry.epoch.get() + 1) * STRIDE);
         let beginning = Beginning { first_sequence: ceiling, made_at: MapVersion::new(mdm.map.get() + 1) };

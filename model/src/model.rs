@@ -73,6 +73,8 @@ pub enum Action {
     Join(usize),
     /// The MDM forms the set anew after all have restarted.
     Reform,
+    /// The MDM lets a copy go on alone: the other has not come back.
+    Alone(usize),
     /// A server's process dies.
     Crash(usize, Left),
     /// A server's power is cut; one of the ways that can end.
@@ -425,6 +427,9 @@ impl Model for Protocol {
         if state.mdm.history.len() < scenario.epochs as usize && scenario.restarts {
             actions.push(Action::Reform);
         }
+        if scenario.lone_starts && state.mdm.history.len() < scenario.epochs as usize {
+            actions.extend((0..2).filter(|at| state.servers[*at].up).map(Action::Alone));
+        }
         self.faults(state, actions);
     }
 
@@ -468,6 +473,7 @@ impl Protocol {
             Action::Grant(at) => self.grant(state, at),
             Action::Join(at) => self.join(state, at),
             Action::Reform => self.reform(state),
+            Action::Alone(at) => self.alone(state, at),
             Action::Crash(at, left) => self.crash(state, at, left),
             Action::PowerCut(at, left, end) => self.power_cut(state, at, left, end),
             Action::Forget(at) => self.forget(state, at),

@@ -76,6 +76,8 @@ rules! {
         "return", "The primary restarts within the epoch, takes itself for the member it was, and seals a write it never forwarded; it comes back with it.";
     ProposerLives, "proposer-lives", "I6", "A proposal counts only while the life in which it was made is the newest of its proposer.",
         "late-power", "A member asks to go on alone and loses its power; it is back, without what it had cached, when its proposal arrives and leaves out the copy that has it.";
+    AloneWhenGone, "alone-when-gone", "I7", "The MDM lets a member that has restarted go on alone only when the other is gone.",
+        "lone-start", "One copy loses its power and comes back; it goes on alone while the other, which has everything, is there.";
     PromoteInSync, "promote-in-sync", "I6 I7", "Only an in-sync member is promoted; the last in-sync copy is never dropped.",
         "joining", "A joiner that lacks the acknowledged write gets the only copy's place.";
     ShrinkSettled, "shrink-settled", "I6 I8", "Only a settled member may ask for a set without the other.",

@@ -50,6 +50,8 @@ pub struct Scenario {
     pub opens: u8,
     /// Client crashes.
     pub client_crashes: u8,
+    /// The MDM lets a copy go on alone when the other has not come back.
+    pub lone_starts: bool,
     /// Role swaps.
     pub swaps: u8,
     /// Devices that forget what was flushed.
@@ -99,6 +101,7 @@ const QUIET: Scenario = Scenario {
     reconnects: 0,
     opens: 0,
     client_crashes: 0,
+    lone_starts: false,
     swaps: 0,
     amnesia: 0,
     seals: false,
@@ -329,6 +332,19 @@ pub fn all() -> Vec<Scenario> {
             crashes: 1,
             restarts: true,
             late: true,
+            ..QUIET
+        },
+        Scenario {
+            name: "lone-start",
+            about: "both copies are lost and one goes on alone; the other comes back and joins",
+            scripts: [&[Write(1), Flush, Write(2), Read], &[]],
+            epochs: 4,
+            joiners: 0b011,
+            crashes: 1,
+            power_cuts: 1,
+            halves: true,
+            restarts: true,
+            lone_starts: true,
             ..QUIET
         },
         Scenario {

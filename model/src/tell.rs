@@ -78,6 +78,7 @@ impl fmt::Display for Action {
             Self::Pull(at) => write!(formatter, "s{at} takes the newest map"),
             Self::Grant(at) => write!(formatter, "s{at} grants a lease"),
             Self::Join(at) => write!(formatter, "s{at} is made a joiner"),
+            Self::Alone(at) => write!(formatter, "s{at} is let go on alone"),
             Self::Reform => formatter.write_str("the set is formed anew"),
             Self::Crash(at, how) => write!(formatter, "the process of s{at} dies{}", left(*how)),
             Self::PowerCut(at, how, end) => write!(formatter, "the power of s{at} is cut{}, in way {end}", left(*how)),
