@@ -133,6 +133,13 @@ pub struct ShardEntry {
 }
 
 impl ShardEntry {
+    /// Every device that it names: members, the joiner, the one that fell out, each once.
+    pub fn devices(&self) -> impl Iterator<Item = DeviceId> + '_ {
+        let fell_out =
+            self.lapsed.map(|lapsed| lapsed.device).filter(|device| self.joining.is_none_or(|joining| joining.device != *device));
+        self.in_sync.members().iter().copied().chain(self.joining).map(|member| member.device).chain(fell_out)
+    }
+
     /// Whether this member has lost its volatile cache since an epoch of this shard was last served.
     #[must_use]
     pub fn has_lost_cache(&self, member: Member) -> bool {

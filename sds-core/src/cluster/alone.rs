@@ -80,7 +80,8 @@ impl Cluster {
             return Err(Refusal::NoShard { pool: force.pool.to_owned(), shard: force.shard, shards });
         };
         let known = Known { devices, servers, copies, made_at, gone: force.gone };
-        let member = known.serving(force.device).ok_or_else(|| refused(ForceFault::NotServing))?;
+        let member = known.serving(force.device).filter(|member| !force.gone.contains(member));
+        let member = member.ok_or_else(|| refused(ForceFault::NotServing))?;
         // What the others have used counts, too.
         let mut entry = *entry;
         let heard = force.ceilings.iter().map(|(_, ceiling)| *ceiling).fold(ShardSequence::default(), ShardSequence::max);

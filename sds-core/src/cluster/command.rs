@@ -103,7 +103,7 @@ pub enum Change {
         shard: u32,
         /// The device that has the copy.
         device: DeviceId,
-        /// Its members that are held for gone, in the lives in which they were registered last.
+        /// Its members, and the device, as far as they are held for gone, in the lives in which they were registered last.
         gone: Vec<Member>,
         /// The newest ceilings heard of its devices.
         ceilings: Vec<(DeviceId, ShardSequence)>,

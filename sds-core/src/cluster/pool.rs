@@ -64,7 +64,7 @@ impl Cluster {
         if placed.is_empty() {
             return self.state.devices.iter().filter(|(_, device)| device.pool == pool && device.open).map(|(id, _)| *id).collect();
         }
-        placed.iter().flat_map(devices_of).collect()
+        placed.iter().flat_map(ShardEntry::devices).collect()
     }
 
     /// Devices that receive a pool's writes: in sync or joining. Those that fell out free what is gone when they return.
@@ -154,10 +154,4 @@ impl Cluster {
         }
         Ok(Outcome::TreesFreed)
     }
-}
-
-/// Every device a shard's entry names.
-fn devices_of(entry: &ShardEntry) -> impl Iterator<Item = DeviceId> + '_ {
-    let members = entry.in_sync.members().iter().copied().chain(entry.joining);
-    members.map(|member| member.device).chain(entry.lapsed.map(|lapsed| lapsed.device))
 }

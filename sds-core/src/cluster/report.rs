@@ -123,7 +123,7 @@ pub struct DeviceStatus {
     pub used_bytes: u64,
     /// Freed, not yet given out again.
     pub reclaimable_bytes: u64,
-    /// Shards it holds.
+    /// Shards it holds, in sync or not.
     pub shards: u32,
     /// What went wrong in its server's process life.
     pub faults: FaultCounts,

@@ -35,12 +35,13 @@ impl Leader {
         }
     }
 
-    /// What is forced, with those of its shard's members that are held for gone.
+    /// What is forced, with those of its shard's members, and of itself, that are held for gone.
     fn force(&self, pool: String, shard: u32, device: DeviceId, reason: String) -> Change {
         let entry = self.cluster.pool_by_name(&pool).and_then(|(_, pool)| pool.map.shards.get(shard as usize));
-        let members: BTreeSet<DeviceId> = entry.iter().flat_map(|entry| entry.in_sync.members()).map(|member| member.device).collect();
+        let members = entry.iter().flat_map(|entry| entry.in_sync.members()).map(|member| member.device);
+        let members: BTreeSet<DeviceId> = members.chain([device]).collect();
         let gone = members.iter().filter(|member| self.is_gone(**member)).filter_map(|member| self.registered_member(*member)).collect();
-        let ceilings = self.ceilings_heard(members.into_iter().chain([device]).collect());
+        let ceilings = self.ceilings_heard(members);
         Change::ForceShard { pool, shard, device, gone, ceilings, reason }
     }
 

@@ -227,6 +227,5 @@ fn state(entry: &ShardEntry, pool: &Pool, serving: &BTreeSet<Member>) -> ShardSt
 }
 
 fn names(entry: &ShardEntry, device: DeviceId) -> bool {
-    let members = entry.in_sync.members().iter().copied().chain(entry.joining).map(|member| member.device);
-    members.chain(entry.lapsed.map(|lapsed| lapsed.device)).any(|other| other == device)
+    entry.devices().any(|other| other == device)
 }

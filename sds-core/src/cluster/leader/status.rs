@@ -12,6 +12,7 @@ use crate::cluster::rfc3339;
 use crate::cluster::state::{Device, Pool, Server, Volume};
 use crate::control::{Capacity, DeviceReport, DeviceState};
 use crate::id::{DeviceId, PoolId, SdsId, VolumeId};
+use crate::map::ShardEntry;
 use crate::view::SessionMode;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,8 +39,8 @@ impl Leader {
     fn sds_statuses(&self) -> Vec<SdsStatus> {
         let mut shards: BTreeMap<DeviceId, u32> = BTreeMap::new();
         for (_, pool) in self.cluster.pools() {
-            for member in pool.map.shards.iter().flat_map(|entry| entry.in_sync.members()) {
-                *shards.entry(member.device).or_default() += 1;
+            for device in pool.map.shards.iter().flat_map(ShardEntry::devices) {
+                *shards.entry(device).or_default() += 1;
             }
         }
         self.cluster.servers().map(|(id, server)| self.sds_status(id, server, &shards)).collect()

@@ -736,6 +736,7 @@ fn shards_of_two_copies_are_counted_by_state() {
     assert!(test.status().alerts.iter().any(|alert| alert.contains("8 are degraded")), "{:?}", test.status().alerts);
     test.register(12, 2, 8, vec![paired(2, DeviceState::Open)]);
     assert_eq!(counts(&mut test), (0, 0, 8, 0));
+    assert!(!test.status().alerts.iter().any(|alert| alert.contains("holds no shard")), "it joins: {:?}", test.status().alerts);
     let (pool, shards) = test.pairs();
     let change = crate::protocol::membership::Change::Grow;
     let grow = |(entry, shard): (&ShardEntry, u32)| {
@@ -826,6 +827,9 @@ fn a_copy_is_not_forced_past_one_that_is_there() {
     next.register(11, 1, 8, vec![paired(1, DeviceState::Open)]);
     assert!(matches!(next.api(force.clone()), ApiReply::Refused(Refusal::Force { .. })));
     next.pass_pairs_over(3_500, 11, 1);
+    let to_the_one_gone = ApiRequest::ForceShard { pool: "pairs".to_owned(), shard: 0, device: DeviceId::new(2), reason: String::new() };
+    let ApiReply::Refused(refusal) = next.api(to_the_one_gone) else { panic!("refused") };
+    assert!(refusal.to_string().contains("it does not serve"), "{refusal}");
     assert!(matches!(next.api(force), ApiReply::Shard(_)));
 }
 

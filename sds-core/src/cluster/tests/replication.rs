@@ -492,10 +492,13 @@ fn a_copy_that_fell_out_is_forced_when_the_only_one_in_sync_is_gone() {
     let audit: Vec<_> = test.cluster.audit().cloned().collect();
     assert!(audit[0].action.contains("shard pairs/0 was forced to data server") && audit[0].reason == "its server burnt", "{audit:?}");
     assert!(test.events.iter().any(|event| matches!(event, Event::ShardForced { shard: 0, lost: true, .. })));
+    let refusal = test.force(0, stale, &[stale]).expect_err("its server is down");
+    assert!(matches!(refusal, Refusal::Force { fault: ForceFault::NotServing, .. }), "{refusal}");
     // Who is no copy, what does not serve, what is not there.
     let mut test = Test::pairs_with_volume(3);
     let strange = (1..=3).find(|device| !test.entry(0).in_sync.members().contains(&test.member(*device))).expect("a third");
-    let refusal = test.force(0, strange, &[1, 2, 3]).expect_err("it has nothing of it");
+    let others: Vec<u32> = (1..=3).filter(|device| *device != strange).collect();
+    let refusal = test.force(0, strange, &others).expect_err("it has nothing of it");
     assert!(matches!(refusal, Refusal::Force { fault: ForceFault::NoCopy, .. }), "{refusal}");
     assert!(matches!(test.force(0, 9, &[]), Err(Refusal::Force { fault: ForceFault::NotServing, .. })));
     assert!(matches!(test.force(SHARDS, 1, &[]), Err(Refusal::NoShard { shards: SHARDS, .. })));
