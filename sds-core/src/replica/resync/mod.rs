@@ -219,6 +219,7 @@ impl Replica {
             if self.resync.sweeps.is_full() || self.resync.find(first.need, first.slot, first.other.map(|(member, _)| member)).is_some() {
                 continue;
             }
+            let touched = if first.need == Need::Join { self.under_way(group) } else { Set::default() };
             let sweep = Sweep {
                 need: first.need,
                 slot: first.slot,
@@ -227,7 +228,7 @@ impl Replica {
                 shards: group.iter().map(|needy| (needy.shard, needy.epoch)).collect(),
                 step: if first.other.is_some() { Step::ListOther { from: 0 } } else { Step::ListOwn { from: 0 } },
                 seen: Map::default(),
-                touched: Set::default(),
+                touched,
                 work: VecDeque::new(),
                 pending: Set::default(),
                 other_cache_lost: false,
@@ -240,6 +241,15 @@ impl Replica {
             }
             self.go_on(id, turn);
         }
+    }
+
+    /// Extents with writes that went out before the joiner was to be given any: no list knows of them yet.
+    fn under_way(&self, group: &[Needy]) -> Set<ExtentKey> {
+        let numbered =
+            self.requests.iter().map(|(_, request)| request).filter(|request| request.kind.changes() && request.version.is_some());
+        let routes = numbered.filter_map(|request| request.route);
+        let joins = |pool, shard| group.iter().any(|needy| (needy.pool, needy.shard) == (pool, shard));
+        routes.filter(|route| joins(route.pool, route.shard)).map(|route| route.key).collect()
     }
 
     fn may_sweep(&self, needy: &Needy) -> bool {
