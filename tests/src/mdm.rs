@@ -132,8 +132,8 @@ impl Mdm {
         };
     }
 
-    /// Goes down. Of the proposals under way those for which `keep` says so get into the log.
-    pub fn stop(&mut self, mut keep: impl FnMut() -> bool) {
+    /// Goes down. Of the proposals under way those for which `keep` says so get into the log; `applied` is told of each.
+    pub fn stop(&mut self, mut keep: impl FnMut() -> bool, mut applied: impl FnMut(&Cluster, &Command)) {
         let state = core::mem::replace(&mut self.state, State::Away(Box::default()));
         let mut cluster = match state {
             State::Leading(leader) => leader.into_cluster(),
@@ -142,6 +142,7 @@ impl Mdm {
         for (_, command) in core::mem::take(&mut self.proposals) {
             if keep() {
                 let _ = cluster.apply(&command);
+                applied(&cluster, &command);
             }
         }
         self.state = State::Away(Box::new(cluster));

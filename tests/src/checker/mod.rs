@@ -9,6 +9,7 @@
 
 mod block;
 mod content;
+pub mod invariants;
 #[cfg(test)]
 mod tests;
 

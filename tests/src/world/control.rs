@@ -1,6 +1,7 @@
 //! Control connections of the world, and the MDM at their other end.
 
-use super::{Event, World};
+use super::{Event, World, copies};
+use crate::checker::invariants::Cause;
 use crate::mdm::{Down, Role, Up};
 use crate::network::Party;
 use sds_core::cluster::CreateVolume;
@@ -29,7 +30,11 @@ impl World {
         let now = self.now();
         self.trace.note(now, &[21], || "the MDM is away".to_owned());
         let chance = &mut self.chance;
-        self.mdm.stop(|| chance.chance(1, 2));
+        let mut applied = Vec::new();
+        self.mdm.stop(|| chance.chance(1, 2), |cluster, command| applied.push((copies::shards_of(cluster), copies::cause_of(command))));
+        for (shards, cause) in applied {
+            self.watch_commit_of(&shards, &cause);
+        }
         self.configuration_may_have_changed();
         self.operating = None;
         for connection in self.mdm.whole() {
@@ -67,7 +72,17 @@ impl World {
         if let Some(input) = self.mdm.commit_next() {
             let now = self.now();
             self.trace.note(now, &[22], || format!("committed: {input:?}"));
+            let cause = match &input {
+                Input::Committed { command, .. } => copies::cause_of(command),
+                Input::Wake
+                | Input::Sds { .. }
+                | Input::Client { .. }
+                | Input::Unlinked { .. }
+                | Input::Api { .. }
+                | Input::Lost { .. } => Cause::Other,
+            };
             self.step_mdm(input);
+            self.watch_commit(&cause);
             self.configuration_may_have_changed();
         }
     }

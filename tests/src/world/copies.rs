@@ -5,9 +5,11 @@
 
 use super::World;
 use crate::autopsy::{Autopsy, Holdings};
+use crate::checker::invariants::Cause;
 use crate::history::Mark;
 use crate::network::ProcessIndex;
 use crate::plan::Replication;
+use sds_core::cluster::{Change, Cluster, Command};
 use sds_core::id::{DeviceId, VolumeId};
 use sds_core::map::{Copies, Member, ShardEntry};
 use sds_core::shard::shard_of;
@@ -20,8 +22,7 @@ const DIFFERENCES_TOLD: usize = 3;
 impl World {
     /// The shards of the pool, once placed.
     pub(super) fn shards(&self) -> Vec<ShardEntry> {
-        let pool = self.mdm.cluster().pools().find(|(_, pool)| pool.name == super::control::POOL);
-        pool.map(|(_, pool)| pool.map.shards.clone()).unwrap_or_default()
+        shards_of(self.mdm.cluster())
     }
 
     /// The disk that a device is.
@@ -185,6 +186,29 @@ impl World {
                 self.violate(format!("shard {shard} of {entry:?}: the copies differ: {story}"));
             }
         }
+    }
+}
+
+/// The shards of the pool, once placed.
+pub(super) fn shards_of(cluster: &Cluster) -> Vec<ShardEntry> {
+    let pool = cluster.pools().find(|(_, pool)| pool.name == super::control::POOL);
+    pool.map(|(_, pool)| pool.map.shards.clone()).unwrap_or_default()
+}
+
+/// What a command may change shards by.
+pub(super) fn cause_of(command: &Command) -> Cause {
+    match &command.change {
+        Change::Propose { proposals, .. } => Cause::Proposals(proposals.iter().map(|(_, shard, proposal)| (*shard, *proposal)).collect()),
+        Change::Initialise { .. }
+        | Change::RegisterSds(_)
+        | Change::CreatePool { .. }
+        | Change::CreateVolume(_)
+        | Change::DeleteVolume { .. }
+        | Change::OpenSession(_)
+        | Change::CloseSession { .. }
+        | Change::TreesFreed { .. }
+        | Change::GoOnAlone { .. }
+        | Change::ForceShard { .. } => Cause::Other,
     }
 }
 

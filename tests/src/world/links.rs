@@ -171,6 +171,7 @@ impl World {
                 if usable { "" } else { " (dropped: no link)" }
             )
         });
+        self.watch_frame(role, link, &frame, usable);
         if !usable {
             if let Some(span) = span {
                 self.processes[from.0].buffers.release(span.buffer);

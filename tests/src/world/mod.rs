@@ -15,6 +15,7 @@ mod script;
 mod server;
 mod troubles;
 mod user;
+mod watch;
 
 pub use ending::Phase;
 pub use user::UserState;
@@ -22,6 +23,7 @@ pub use user::UserState;
 use crate::atlas::Atlas;
 use crate::buffers::{Pin, SimBuffers};
 use crate::canary::Canary;
+use crate::checker::invariants::Invariants;
 use crate::disk::{Disk, RequestNumber};
 use crate::history::{History, Mark};
 use crate::mdm::{Mdm, Role};
@@ -32,7 +34,7 @@ use crate::schedule::Schedule;
 use crate::trace::{Telling, Trace};
 use client::ClientNode;
 use links::Connecting;
-use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, SdsUuid, SystemId, Ticket};
+use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, RequestId, SdsUuid, SystemId, Ticket};
 use sds_core::machine::{LinkId, Outbox};
 use sds_core::map::ShardEntry;
 use sds_core::unit::{ByteCount, Nanos};
@@ -134,6 +136,8 @@ pub struct Counts {
     pub cuts: u64,
     /// Changes of shards that servers proposed and the MDM made.
     pub changes: u64,
+    /// Acknowledged writes that were looked for on their devices.
+    pub looked_for: u64,
     /// Shards whose two copies were compared.
     pub copies_compared: u64,
 }
@@ -167,6 +171,11 @@ pub struct World {
     pub(crate) operating: Option<u64>,
     pub(crate) newest_session: Vec<u64>,
     pub(crate) lost_blocks: Vec<disks::LostBlock>,
+    invariants: Invariants,
+    /// Requests for zeroes under way.
+    zeroes: BTreeSet<(LinkId, RequestId)>,
+    /// Writes acknowledged so far.
+    acknowledged: u64,
     /// Who the disks are.
     uuids: Vec<DeviceUuid>,
     /// Copies in sync (shard, device) that have lost their cache, where another had not.
@@ -219,6 +228,9 @@ impl World {
             operating: None,
             newest_session: vec![0; plan.volumes.len() + 2],
             lost_blocks: Vec::new(),
+            invariants: Invariants::default(),
+            zeroes: BTreeSet::new(),
+            acknowledged: 0,
             uuids: Vec::new(),
             fallen: BTreeSet::new(),
             troubled_hosts: BTreeSet::new(),
