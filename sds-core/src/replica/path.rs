@@ -278,7 +278,7 @@ impl Replica {
                 }
                 return;
             }
-        } else if request.kind.changes() && !reads_first && request.version.is_none() {
+        } else if request.kind.changes() && !request.kind.is_of_peer() && !reads_first && request.version.is_none() {
             if !self.has_room_to_forward(&route) {
                 return self.finish(op, Answer::Refused(Status::NotReady), turn);
             }
