@@ -211,6 +211,15 @@ impl Disk {
         (self.next, Nanos::new(time))
     }
 
+    /// Where a write in flight will go instead of where it was sent.
+    #[must_use]
+    pub fn misdirected_to(&self, number: RequestNumber) -> Option<PieceNumber> {
+        match self.in_flight.get(&number)?.fate {
+            Fate::Misdirected { to, .. } => Some(to),
+            Fate::Well | Fate::Error | Fate::Short | Fate::Lost { .. } => None,
+        }
+    }
+
     /// A request has come to its end: the medium changes now. The caller fills the reader's buffer.
     /// `None` if it was swept away by a power cut.
     pub fn complete(&mut self, number: RequestNumber) -> Option<(Request, DiskResult)> {

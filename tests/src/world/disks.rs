@@ -100,6 +100,14 @@ impl World {
             let until = self.processes[process.0].paused_until;
             return self.schedule.at(until, Event::Disk { disk, number });
         }
+        if let Some(to) = self.disks[disk].misdirected_to(number) {
+            // What lies there now may have come since the fault was planted.
+            let mut piece: Piece = [0; BLOCK_BYTES as usize];
+            self.disks[disk].medium().read(to, &mut piece);
+            if let Some((volume, lba)) = self.atlas.identify(&piece) {
+                self.mark(Mark::Damaged { volume, lba });
+            }
+        }
         let Some((request, result)) = self.disks[disk].complete(number) else { return };
         if request.orphaned || request.life == GHOST_LIFE || !self.is_alive(process, request.life) {
             return;

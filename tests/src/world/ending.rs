@@ -151,7 +151,7 @@ impl World {
     }
 
     /// Every server connects to the MDM anew.
-    fn register_all_again(&mut self) {
+    pub(super) fn register_all_again(&mut self) {
         for server in 0..self.servers.len() {
             if let Some(link) = self.servers[server].control.filter(|_| self.servers[server].greeted) {
                 self.break_control(link);

@@ -4,7 +4,7 @@ use super::{Event, Phase, UserState, World};
 use crate::checker::{self, Allowance, Verdict};
 use crate::disk::{Medium, Piece};
 use crate::history::{Answer, OpIndex};
-use crate::network::ProcessIndex;
+use crate::network::{Party, ProcessIndex};
 use crate::plan::FLUSHES_FOLLOW_SHARDS;
 use crate::workload::Wish;
 use sds_core::map::Copies;
@@ -124,6 +124,44 @@ impl World {
     /// Pauses a process for so many nanoseconds.
     pub fn pause_for(&mut self, process: ProcessIndex, nanos: u64) {
         self.pause(process, self.now().plus(Nanos::new(nanos)));
+    }
+
+    /// The servers with the copies of a block that are in sync, the primary first.
+    #[must_use]
+    pub fn servers_of(&self, volume: u32, lba: u64) -> Vec<usize> {
+        let shard = self.place_of(volume, lba).map(|shard| shard as usize);
+        let entry = shard.and_then(|shard| self.shards().get(shard).copied()).unwrap_or_default();
+        entry.in_sync.members().iter().filter_map(|member| self.server_of(member.device)).collect()
+    }
+
+    /// Whether every shard has all its copies.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.all_is_clean()
+    }
+
+    /// Every server registers with the MDM again, as it does after a lost connection.
+    pub fn register_again(&mut self) {
+        self.register_all_again();
+    }
+
+    /// Whether an operation was answered.
+    #[must_use]
+    pub fn is_answered(&self, op: OpIndex) -> bool {
+        self.history.ops()[op.0 as usize].answered.is_some()
+    }
+
+    /// Nothing gets from one to the other, either way, for so many nanoseconds; `None` is the MDM.
+    pub fn cut(&mut self, one: ProcessIndex, other: Option<ProcessIndex>, nanos: u64) {
+        let until = self.now().plus(Nanos::new(nanos));
+        self.cut_way(Party::Process(one), other.map_or(Party::Mdm, Party::Process), until, true, true);
+    }
+
+    /// Makes a server's disks so many times slower, or as fast as before with 1.
+    pub fn slow_disks(&mut self, server: usize, times: u64) {
+        for disk in self.servers[server].disks.clone() {
+            self.disks[disk].set_slowness(times);
+        }
     }
 
     /// Breaks every link.
