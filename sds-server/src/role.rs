@@ -255,7 +255,7 @@ fn log(node: &str, event: &Event) -> bool {
             tracing::info!(
                 node,
                 slot = slot.0,
-                other = other.map(|device| device.get()),
+                other = other.map(sds_core::id::DeviceId::get),
                 shards,
                 "shards are the same on both devices again"
             );

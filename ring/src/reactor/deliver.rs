@@ -10,10 +10,10 @@ use crate::ring::Completion;
 use crate::role::{Closed, LinkEvent, Protocol, RoleIndex, StreamEvent, StreamId, Wake};
 use crate::stream::{Arrival, State, Taken};
 use crate::tag::{Kind, Tag};
-use sds_core::buffer::{BufferClass, Buffers};
+use sds_core::buffer::Buffers;
 use sds_core::machine::LinkId;
-use sds_core::wire::{Body, Frame, Opcode};
-use sds_core::wire::{DecodedHead, decode_head};
+use sds_core::wire::decode_head;
+use sds_core::wire::{Body, Frame};
 
 /// How often the kernel may ask for a disk request to be tried again before that counts as its answer.
 const RETRIES_MAX: u8 = 16;

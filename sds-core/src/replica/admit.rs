@@ -124,38 +124,54 @@ fn check_place(header: &Header, volume: &VolumeView, view: &View, devices: &impl
     if shard != header.shard {
         return Verdict::Refuse(Status::Invalid);
     }
-    let (epoch, slot) = match view.standing(volume.pool, shard, |device| devices.slot_of(device).is_some()) {
-        Standing::Unknown => return Verdict::Refuse(Status::Invalid),
-        Standing::Elsewhere { epoch } | Standing::Former { epoch, .. } if header.epoch < epoch => return Verdict::Refuse(Status::MapStale),
+    let (epoch, slot) = match check_shard(header, volume.pool, view, devices) {
+        Ok((epoch, slot, _)) => (epoch, slot),
+        Err(verdict) => return verdict,
+    };
+    let key = ExtentKey { tree: volume.tree, extent: header.extent, layer: header.layer };
+    Verdict::Serve(Route { slot, key, range: blocks_around(header.offset, header.length), pool: volume.pool, shard, epoch })
+}
+
+/// Whether the shard that a request names is served here, at the epoch it names.
+fn check_shard(
+    header: &Header,
+    pool: PoolId,
+    view: &View,
+    devices: &impl DeviceTable,
+) -> Result<(crate::id::Epoch, DeviceSlot, CacheId), Verdict> {
+    let wait = Verdict::Park { pull: None, late: Status::NotReady };
+    let (epoch, slot) = match view.standing(pool, header.shard, |device| devices.slot_of(device).is_some()) {
+        Standing::Unknown => return Err(Verdict::Refuse(Status::Invalid)),
+        Standing::Elsewhere { epoch } | Standing::Former { epoch, .. } if header.epoch < epoch => {
+            return Err(Verdict::Refuse(Status::MapStale));
+        }
         // A device that is still being opened, or whose superblock cannot be read, is not known by its
         // id: the sender may well be right.
-        Standing::Elsewhere { epoch } if header.epoch == epoch => return Verdict::Park { pull: None, late: Status::NotReady },
+        Standing::Elsewhere { epoch } if header.epoch == epoch => return Err(wait),
         Standing::Elsewhere { .. } => {
-            return Verdict::Park { pull: Some(seen_by_now(header, view)), late: Status::NotReady };
+            return Err(Verdict::Park { pull: Some(seen_by_now(header, view)), late: Status::NotReady });
         }
         Standing::Former { epoch, device } if header.epoch == epoch && is_failed(device, devices) => {
             // It will not serve in this life, so no newer configuration comes from it.
-            return Verdict::Refuse(Status::DeviceFailed);
+            return Err(Verdict::Refuse(Status::DeviceFailed));
         }
-        Standing::Former { .. } => return Verdict::Park { pull: None, late: Status::NotReady },
+        Standing::Former { .. } => return Err(wait),
         Standing::Here { epoch, slot } => (epoch, slot),
     };
     if header.epoch < epoch {
-        return Verdict::Refuse(Status::MapStale);
+        return Err(Verdict::Refuse(Status::MapStale));
     }
     if header.epoch > epoch {
-        return Verdict::Park { pull: Some(seen_by_now(header, view)), late: Status::NotReady };
+        return Err(Verdict::Park { pull: Some(seen_by_now(header, view)), late: Status::NotReady });
     }
     match devices.serving(slot) {
-        Serving::NotYet => return Verdict::Park { pull: None, late: Status::NotReady },
+        Serving::NotYet => Err(wait),
         // The other copy goes on: the view that says so is on its way.
-        Serving::Failed if has_another_copy(volume.pool, shard, view) => return Verdict::Park { pull: None, late: Status::NotReady },
-        Serving::Failed => return Verdict::Refuse(Status::DeviceFailed),
-        Serving::Stopping => return Verdict::Refuse(Status::Stopping),
-        Serving::Yes { .. } => {}
+        Serving::Failed if has_another_copy(pool, header.shard, view) => Err(wait),
+        Serving::Failed => Err(Verdict::Refuse(Status::DeviceFailed)),
+        Serving::Stopping => Err(Verdict::Refuse(Status::Stopping)),
+        Serving::Yes { cache } => Ok((epoch, slot, cache)),
     }
-    let key = ExtentKey { tree: volume.tree, extent: header.extent, layer: header.layer };
-    Verdict::Serve(Route { slot, key, range: blocks_around(header.offset, header.length), pool: volume.pool, shard, epoch })
 }
 
 /// Whether a flush was asked of the devices that the newest map says: whoever asked by an older one may have asked the wrong.
@@ -170,22 +186,19 @@ fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, view:
     if !is_of_this_map(header, volume.pool, view) {
         return Verdict::Refuse(Status::MapStale);
     }
-    let Some(slot) = devices.slot_of(header.device) else {
-        // Not ours at any version we know; a registration may be on its way.
-        return Verdict::Park { pull: None, late: Status::NotReady };
+    let (epoch, slot, cache) = match check_shard(header, volume.pool, view, devices) {
+        Ok(here) => here,
+        Err(verdict) => return verdict,
     };
-    let cache = match devices.serving(slot) {
-        Serving::NotYet => return Verdict::Park { pull: None, late: Status::NotReady },
-        Serving::Failed => return Verdict::Refuse(Status::DeviceFailed),
-        Serving::Stopping => return Verdict::Refuse(Status::Stopping),
-        Serving::Yes { cache } => cache,
-    };
+    if devices.slot_of(header.device) != Some(slot) {
+        return Verdict::Refuse(Status::Invalid);
+    }
     let relied_on = relied_on.as_slice();
     if !relied_on.is_empty() && !relied_on.contains(&cache) {
         return Verdict::Refuse(Status::FlushLost);
     }
     let range = BlockRange { first: BlockIndex::ZERO, count: 1 };
-    Verdict::Serve(Route { slot, key: ExtentKey::default(), range, pool: volume.pool, shard: header.shard, epoch: header.epoch })
+    Verdict::Serve(Route { slot, key: ExtentKey::default(), range, pool: volume.pool, shard: header.shard, epoch })
 }
 
 /// Whether a shard has more than one copy in sync.

@@ -73,7 +73,7 @@ impl Replica {
                 // As if it had come a moment later.
                 self.park(op, None, None, Status::NotReady, turn);
             }
-            (_, Err(error)) => self.resolve(op, Answer::Refused(status_of(error)), turn),
+            (_, Err(error)) => self.refused_here(op, status_of(error), turn),
             (Kind::Extents, Ok(Outcome::Extents { count, next })) => {
                 self.finish(op, Answer::Lists { len: count * EXTENT_ENTRY_BYTES, next: next.unwrap_or(0) }, turn);
             }

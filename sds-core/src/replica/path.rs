@@ -57,8 +57,18 @@ impl Replica {
             Verdict::Serve(route) if !self.peers.is_empty() && !self.may_serve_now(request.kind, &route) => {
                 Verdict::Park { pull: None, late: Status::NotReady }
             }
+            // The other copy is about to be all that counts: nobody hears of ours.
+            Verdict::Refuse(Status::DeviceFailed) if self.has_other_copy(request) => Verdict::Park { pull: None, late: Status::NotReady },
             Verdict::Serve(_) | Verdict::Refuse(_) | Verdict::Park { .. } => verdict,
         }
+    }
+
+    /// Whether what a request asks for has, or had until now, another copy in sync.
+    pub(super) fn has_other_copy(&self, request: &Request) -> bool {
+        let header = &request.header;
+        let pool = self.view.volume(header.volume).map(|volume| volume.pool);
+        let entry = pool.and_then(|pool| self.view.entry(pool, header.shard));
+        entry.is_some_and(|entry| entry.in_sync.members().len() > 1)
     }
 
     pub(super) fn park(

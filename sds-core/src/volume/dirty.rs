@@ -1,202 +1,226 @@
-//! What a session has written and not flushed, a device at a time.
+//! What a session has written and not flushed, a shard at a time.
 //!
-//! A write's answer names the caches that hold it; a flush names the caches it relies on, and the
-//! server refuses (`FlushLost`) when it is no longer that cache. So the *oldest* name of unflushed
-//! writes is what counts: were a host rebooted between two writes, the newer name would hide the loss.
-//! A session takes over what the one before it did not flush, so a device is dirty from its start; which
-//! cache that is in it learns from the first answer, also of a read.
+//! A flush goes to the shards' present primaries, which flush their own devices and those of the other copies. Whether it
+//! may succeed depends on whether the copies have kept what was acknowledged: a shard's configuration names the newest epoch
+//! that began with no copy's volatile cache kept, and an unflushed write of an older epoch may be gone
+//! (`protocol::acknowledge::flush_may_succeed`). So the *oldest* epoch of a shard's unflushed writes is what counts.
+//! A session takes over what the one before it did not flush, so every shard is dirty from its start; of
+//! which epoch that is it learns from the first answer, also of a read: it may have seen what only that epoch's caches hold.
 //!
-//! Invariants: a device is dirty from the completion of a write on it until a flush, sent after that
-//! completion, has succeeded; a loss is reported by one flush and then forgotten.
+//! Invariants: a shard is dirty from the completion of a write on it until a flush, sent after that completion, has
+//! succeeded at the shard's primary of the newest map; a loss is reported by one flush and then forgotten.
 
 use super::topology::DeviceIndex;
-use crate::wire::CacheIds;
+use crate::id::{Epoch, ShardId};
+use crate::protocol::acknowledge::flush_may_succeed;
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Device {
-    /// Writes completed, ever (a fresh session starts at one: what came before it may be unflushed).
+struct Shard {
+    /// Number of the newest write completed, or of the suspicion; 0 if it is clean.
     written: u64,
-    /// Writes known to be flushed.
-    flushed: u64,
-    /// Caches of the oldest unflushed write, where its answer named any.
-    oldest: CacheIds,
-    /// Caches of the newest write, and the write that first named them.
-    newest: CacheIds,
+    /// No unflushed write has a lower number.
+    first: u64,
+    /// Epoch of the oldest unflushed write; `None` while nothing of this session relies on it.
+    oldest: Option<Epoch>,
+    /// Epoch of the newest write, and the number of the first write of that epoch.
+    newest: Option<Epoch>,
     newest_since: u64,
 }
 
 /// How far a flush reaches: the writes that were complete when it was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mark(u64);
 
+/// A session's unflushed writes.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
-    devices: Vec<Device>,
+    shards: Vec<Shard>,
+    /// Numbers of shards that are dirty.
+    list: Vec<u32>,
+    written: u64,
+    /// For each device, the flush that last asked it.
+    asked: Vec<u64>,
+    flushes: u64,
 }
 
 impl Dirty {
-    fn device_mut(&mut self, index: DeviceIndex) -> &mut Device {
-        if self.devices.len() <= index.get() {
-            self.devices.resize(index.get() + 1, Device::default());
-        }
-        &mut self.devices[index.get()]
-    }
-
-    /// What was written before this session may be unflushed, in a cache that nobody knows.
-    pub(super) fn suspect(&mut self, index: DeviceIndex) {
-        let device = self.device_mut(index);
-        device.written = device.flushed + 1;
-    }
-
-    /// A write that was not asked to be durable is complete.
-    pub(super) fn wrote(&mut self, index: DeviceIndex, caches: CacheIds) {
-        let device = self.device_mut(index);
-        device.written += 1;
-        if device.oldest.as_slice().is_empty() {
-            device.oldest = caches;
-        }
-        if device.newest != caches {
-            device.newest = caches;
-            device.newest_since = device.written;
+    /// What was written before this session may be unflushed, at epochs that nobody knows.
+    pub(super) fn suspect_all(&mut self, shards: usize) {
+        for shard in 0..u32::try_from(shards).unwrap_or(u32::MAX) {
+            self.touch(ShardId::new(shard));
         }
     }
 
-    /// A read was answered from these caches. On a dirty device it may have seen what only they hold, written
-    /// by a session before this one: they are relied on from the first contact.
-    pub(super) fn saw(&mut self, index: DeviceIndex, caches: CacheIds) {
-        let device = self.device_mut(index);
-        if device.flushed != device.written && device.oldest.as_slice().is_empty() {
-            device.oldest = caches;
-            device.newest = caches;
-            device.newest_since = device.written;
+    fn touch(&mut self, shard: ShardId) -> (&mut Shard, u64) {
+        let index = shard.get() as usize;
+        if self.shards.len() <= index {
+            self.shards.resize(index + 1, Shard::default());
+        }
+        self.written += 1;
+        let known = &mut self.shards[index];
+        if known.written == 0 {
+            known.first = self.written;
+            self.list.push(shard.get());
+        }
+        known.written = self.written;
+        (known, self.written)
+    }
+
+    /// A write that was not asked to be durable is complete, accepted at this epoch.
+    pub(super) fn wrote(&mut self, shard: ShardId, epoch: Epoch) {
+        let (known, number) = self.touch(shard);
+        known.oldest.get_or_insert(epoch);
+        if known.newest != Some(epoch) {
+            known.newest = Some(epoch);
+            known.newest_since = number;
         }
     }
 
-    /// Devices to look at, dirty or not.
-    #[expect(clippy::cast_possible_truncation, reason = "device numbers are 32 bits")]
-    pub(super) fn len(&self) -> u32 {
-        self.devices.len() as u32
+    /// A read was answered at this epoch. On a dirty shard it may have seen what only the caches of that epoch hold, written by a
+    /// session before this one: they are relied on from the first contact.
+    pub(super) fn saw(&mut self, shard: ShardId, epoch: Epoch) {
+        let Some(known) = self.shards.get_mut(shard.get() as usize) else { return };
+        if known.written > 0 && known.oldest.is_none() {
+            known.oldest = Some(epoch);
+            known.newest = Some(epoch);
+            known.newest_since = known.written;
+        }
     }
 
     pub(super) fn is_clean(&self) -> bool {
-        self.devices.iter().all(|device| device.flushed == device.written)
+        self.list.is_empty()
     }
 
-    /// The mark and the caches for a flush sent now; `None` if the device is clean.
-    pub(super) fn mark(&self, index: DeviceIndex) -> Option<(Mark, CacheIds)> {
-        let device = self.devices.get(index.get())?;
-        (device.flushed != device.written).then_some((Mark(device.written), device.oldest))
+    /// Everything complete so far.
+    pub(super) const fn mark(&self) -> Mark {
+        Mark(self.written)
     }
 
-    /// A flush up to `mark` succeeded.
-    pub(super) fn flushed(&mut self, index: DeviceIndex, mark: Mark) {
-        let device = self.device_mut(index);
-        if mark.0 <= device.flushed {
-            return;
+    /// Whether anything up to `mark` is still to be flushed.
+    pub(super) fn has_unflushed(&self, mark: Mark) -> bool {
+        self.list.iter().any(|shard| self.shards[*shard as usize].first <= mark.0)
+    }
+
+    /// Shards that are dirty.
+    #[expect(clippy::cast_possible_truncation, reason = "shards are numbered in 32 bits")]
+    pub(super) fn len(&self) -> u32 {
+        self.list.len() as u32
+    }
+
+    /// The dirty shard at a place in the list, if there is one.
+    pub(super) fn at(&self, place: u32) -> Option<ShardId> {
+        self.list.get(place as usize).copied().map(ShardId::new)
+    }
+
+    /// A round of a flush begins; gives its number.
+    pub(super) fn begin_round(&mut self) -> u64 {
+        self.flushes += 1;
+        self.flushes
+    }
+
+    /// Whether a device has not been asked in this round yet; it has been, then.
+    pub(super) fn ask(&mut self, device: DeviceIndex, round: u64) -> bool {
+        if self.asked.len() <= device.get() {
+            self.asked.resize(device.get() + 1, 0);
         }
-        device.flushed = mark.0;
-        device.forget_up_to(mark);
+        core::mem::replace(&mut self.asked[device.get()], round) != round
     }
 
-    /// A flush up to `mark` has told of a loss: it is told once. What is left is flushed by the next.
-    pub(super) fn lost(&mut self, index: DeviceIndex, mark: Mark) {
-        let device = self.device_mut(index);
-        device.forget_up_to(mark);
-        if device.flushed == device.written {
-            device.flushed -= 1;
-        }
-    }
-}
-
-impl Device {
-    fn forget_up_to(&mut self, mark: Mark) {
-        if mark.0 >= self.written {
-            self.oldest = CacheIds::NONE;
-            self.newest = CacheIds::NONE;
-            self.newest_since = self.written + 1;
-        } else if mark.0 + 1 >= self.newest_since {
-            self.oldest = self.newest;
-        }
+    /// A flush up to `mark` succeeded for those shards that `covered` gives the newest loss of; `true` if some write may be lost,
+    /// which is told once.
+    pub(super) fn flushed(&mut self, mark: Mark, covered: impl Fn(ShardId) -> Option<Epoch>) -> bool {
+        let mut lost = false;
+        let Self { shards, list, .. } = self;
+        list.retain(|number| {
+            let Some(cache_lost_in) = covered(ShardId::new(*number)) else { return true };
+            let known = &mut shards[*number as usize];
+            // Told once: what is left relies on what it is written to from now on.
+            lost |= known.oldest.is_some_and(|oldest| !flush_may_succeed(oldest, cache_lost_in));
+            if known.written <= mark.0 {
+                *known = Shard::default();
+                return false;
+            }
+            if mark.0 + 1 >= known.newest_since {
+                known.oldest = known.newest;
+            }
+            known.first = known.first.max(mark.0 + 1);
+            true
+        });
+        lost
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::DeviceId;
-    use crate::wire::CacheId;
 
-    const DEVICE: DeviceIndex = DeviceIndex::new(3);
+    const SHARD: ShardId = ShardId::new(3);
 
-    fn boot(boot: u64) -> CacheIds {
-        CacheIds::one(CacheId { device: DeviceId::new(7), boot })
+    fn flush(dirty: &mut Dirty, mark: Mark, lost_in: u32) -> bool {
+        dirty.flushed(mark, |shard| (shard == SHARD).then_some(Epoch::new(lost_in)))
     }
 
     #[test]
     fn a_flush_covers_what_completed_before_it_was_sent() {
         let mut dirty = Dirty::default();
-        dirty.wrote(DEVICE, boot(1));
-        let (mark, caches) = dirty.mark(DEVICE).expect("dirty");
-        assert_eq!(caches, boot(1));
-        dirty.wrote(DEVICE, boot(1));
-        dirty.flushed(DEVICE, mark);
+        dirty.wrote(SHARD, Epoch::new(1));
+        let mark = dirty.mark();
+        dirty.wrote(SHARD, Epoch::new(1));
+        assert!(!flush(&mut dirty, mark, 0));
         assert!(!dirty.is_clean(), "the second write came after the mark");
-        let (mark, caches) = dirty.mark(DEVICE).expect("dirty");
-        assert_eq!(caches, boot(1), "the second write relies on its cache");
-        dirty.flushed(DEVICE, mark);
-        assert!(dirty.is_clean());
-        assert_eq!(dirty.mark(DEVICE), None);
-    }
-
-    #[test]
-    fn a_flush_relies_on_the_oldest_cache() {
-        let mut dirty = Dirty::default();
-        dirty.wrote(DEVICE, boot(1));
-        dirty.wrote(DEVICE, boot(2));
-        let (mark, caches) = dirty.mark(DEVICE).expect("dirty");
-        assert_eq!(caches, boot(1), "a newer boot must not hide what the older one lost");
-        dirty.lost(DEVICE, mark);
-        let (mark, caches) = dirty.mark(DEVICE).expect("still to be flushed");
-        assert_eq!(caches, CacheIds::NONE, "a loss is told once");
-        dirty.flushed(DEVICE, mark);
+        assert!(!dirty.has_unflushed(mark));
+        let mark = dirty.mark();
+        assert!(dirty.has_unflushed(mark));
+        assert!(!flush(&mut dirty, mark, 0));
         assert!(dirty.is_clean());
     }
 
     #[test]
-    fn after_a_partial_flush_the_newer_cache_counts() {
+    fn a_flush_relies_on_the_oldest_epoch_and_tells_of_its_loss_once() {
         let mut dirty = Dirty::default();
-        dirty.wrote(DEVICE, boot(1));
-        let (mark, _) = dirty.mark(DEVICE).expect("dirty");
-        dirty.wrote(DEVICE, boot(2));
-        dirty.flushed(DEVICE, mark);
-        assert_eq!(dirty.mark(DEVICE).expect("dirty").1, boot(2));
+        dirty.wrote(SHARD, Epoch::new(1));
+        dirty.wrote(SHARD, Epoch::new(2));
+        let mark = dirty.mark();
+        assert!(flush(&mut dirty, mark, 2), "a newer write must not hide what the older one lost");
+        assert!(dirty.is_clean());
+        dirty.wrote(SHARD, Epoch::new(2));
+        let mark = dirty.mark();
+        assert!(!flush(&mut dirty, mark, 2), "what was lost before it concerns it not");
     }
 
     #[test]
-    fn a_fresh_session_relies_on_the_cache_it_first_read_from() {
+    fn after_a_partial_flush_the_newer_epoch_counts() {
         let mut dirty = Dirty::default();
-        dirty.saw(DEVICE, boot(1));
-        assert_eq!(dirty.mark(DEVICE), None, "a read alone makes nothing dirty");
-        dirty.suspect(DEVICE);
-        dirty.saw(DEVICE, boot(1));
-        dirty.saw(DEVICE, boot(2));
-        let (mark, caches) = dirty.mark(DEVICE).expect("dirty");
-        assert_eq!(caches, boot(1));
-        dirty.lost(DEVICE, mark);
-        let (mark, caches) = dirty.mark(DEVICE).expect("still to be flushed");
-        assert_eq!(caches, CacheIds::NONE);
-        dirty.flushed(DEVICE, mark);
+        dirty.wrote(SHARD, Epoch::new(1));
+        let first = dirty.mark();
+        dirty.wrote(SHARD, Epoch::new(2));
+        assert!(!flush(&mut dirty, first, 0));
+        let mark = dirty.mark();
+        assert!(!flush(&mut dirty, mark, 2));
+    }
+
+    #[test]
+    fn a_fresh_session_relies_on_the_epoch_it_first_read_at() {
+        let mut dirty = Dirty::default();
+        dirty.saw(SHARD, Epoch::new(1));
+        assert!(dirty.is_clean(), "a read alone makes nothing dirty");
+        dirty.suspect_all(4);
+        assert_eq!(dirty.len(), 4);
+        dirty.saw(SHARD, Epoch::new(1));
+        dirty.saw(SHARD, Epoch::new(2));
+        let mark = dirty.mark();
+        assert!(flush(&mut dirty, mark, 2));
+        assert_eq!(dirty.len(), 3);
+        assert!(!dirty.flushed(mark, |_| Some(Epoch::new(9))), "nothing relied on the others");
         assert!(dirty.is_clean());
     }
 
     #[test]
-    fn a_fresh_session_is_dirty_and_relies_on_nothing() {
+    fn a_shard_that_was_not_covered_stays_dirty() {
         let mut dirty = Dirty::default();
-        dirty.suspect(DEVICE);
-        dirty.suspect(DEVICE);
-        let (mark, caches) = dirty.mark(DEVICE).expect("dirty");
-        assert_eq!(caches, CacheIds::NONE);
-        dirty.flushed(DEVICE, mark);
-        assert!(dirty.is_clean());
+        dirty.wrote(SHARD, Epoch::new(1));
+        let mark = dirty.mark();
+        assert!(!dirty.flushed(mark, |_| None));
+        assert!(dirty.has_unflushed(mark));
     }
 }

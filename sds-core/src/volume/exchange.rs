@@ -8,9 +8,9 @@ use super::topology::DeviceIndex;
 use crate::buffer::Span;
 use crate::checksum::ChecksumList;
 use crate::collections::OpId;
-use crate::id::{ExtentIndex, MapVersion, VolumeId};
+use crate::id::{Epoch, ExtentIndex, MapVersion, ShardId, VolumeId};
 use crate::unit::{BLOCK_BYTES, Nanos};
-use crate::wire::{CacheIds, Opcode};
+use crate::wire::Opcode;
 
 /// What a frame asks.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +25,8 @@ pub(super) enum Ask {
     Zero { trim: bool, durable: bool },
     /// Which blocks hold data.
     Status,
-    /// Everything up to the mark; relies on the caches.
-    Flush { device: DeviceIndex, mark: Mark, caches: CacheIds },
+    /// Everything up to the mark, at the shard's primary and of all shards that have the same.
+    Flush { shard: ShardId, mark: Mark },
 }
 
 impl Ask {
@@ -75,8 +75,11 @@ pub(super) struct Exchange {
     pub(super) len: u32,
     pub(super) ask: Ask,
     pub(super) state: State,
-    /// Device it was last sent to.
+    /// Device it was last sent to, for which shard, at which epoch and map.
     pub(super) device: DeviceIndex,
+    pub(super) shard: ShardId,
+    pub(super) epoch: Epoch,
+    pub(super) sent_at: MapVersion,
     /// Order of creation, for sending again in order.
     pub(super) serial: u64,
     /// How often its payload arrived damaged.

@@ -100,10 +100,7 @@ impl Client {
                     self.fence(volume, turn);
                 }
             }
-            Status::FlushLost => {
-                self.flush_lost(id);
-                self.finish(id, Err(Status::FlushLost), turn);
-            }
+            Status::FlushLost => self.finish(id, Err(Status::FlushLost), turn),
             Status::Corrupt => self.unreadable(id, turn),
             Status::DeviceFailed => {
                 self.note_failed(id, index, turn);
@@ -120,8 +117,10 @@ impl Client {
         let Some(exchange) = self.exchanges.get(id) else { return false };
         let payload = believe(exchange, frame, turn.buffers);
         self.note_serves(id);
-        if !matches!(payload, Payload::Damaged) {
-            self.note_durability(id, frame);
+        if !matches!(payload, Payload::Damaged) && self.note_durability(id) {
+            // Told once; the flush goes on to what is left.
+            self.finish(id, Err(Status::FlushLost), turn);
+            return false;
         }
         match payload {
             Payload::Damaged => {
@@ -152,26 +151,25 @@ impl Client {
         }
     }
 
-    /// Keeps account of what a flush must cover, or has covered, and of the caches that what was seen may rest in.
-    fn note_durability(&mut self, id: OpId, frame: &Frame) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
-        let Some(session) = self.sessions.get_mut(&exchange.volume) else { return };
+    /// Keeps account of what a flush must cover, or has covered, and of the epochs that what was seen is of; `true` if a flush has found
+    /// that something is lost.
+    fn note_durability(&mut self, id: OpId) -> bool {
+        let Some(exchange) = self.exchanges.get(id) else { return false };
+        let Some(session) = self.sessions.get_mut(&exchange.volume) else { return false };
+        let (shard, epoch, pool) = (exchange.shard, exchange.epoch, session.pool);
         match exchange.ask {
-            Ask::Write { durable, .. } | Ask::Fragment { durable, .. } | Ask::Zero { durable, .. } => {
-                if !durable {
-                    session.dirty.wrote(exchange.device, frame.cache_ids);
-                }
+            Ask::Write { durable: false, .. } | Ask::Fragment { durable: false, .. } | Ask::Zero { durable: false, .. } => {
+                session.dirty.wrote(shard, epoch);
+                false
             }
-            Ask::Flush { device, mark, .. } => session.dirty.flushed(device, mark),
-            Ask::Read | Ask::Status => session.dirty.saw(exchange.device, frame.cache_ids),
-        }
-    }
-
-    fn flush_lost(&mut self, id: OpId) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
-        let Some(session) = self.sessions.get_mut(&exchange.volume) else { return };
-        if let Ask::Flush { device, mark, .. } = exchange.ask {
-            session.dirty.lost(device, mark);
+            Ask::Write { .. } | Ask::Fragment { .. } | Ask::Zero { .. } => false,
+            Ask::Read | Ask::Status => {
+                session.dirty.saw(shard, epoch);
+                false
+            }
+            // Of an older map: some shards may have been elsewhere already. Whatever is left is asked for again.
+            Ask::Flush { .. } if exchange.sent_at < self.topology.changed(pool) => false,
+            Ask::Flush { mark, .. } => session.dirty.flushed(mark, |other| self.topology.flushed_with(pool, shard, other)),
         }
     }
 

@@ -6,6 +6,7 @@
 //!
 //! Must not know: links.
 
+use super::dirty::Mark;
 use super::exchange::{Ask, Exchange, Place, State};
 use super::interface::{Effect, Outcome, Request};
 use super::piece::{self, DataPiece};
@@ -16,7 +17,7 @@ use crate::buffer::{Buffers, Span};
 use crate::checksum::ChecksumList;
 use crate::collections::OpId;
 use crate::error::Status;
-use crate::id::{ExtentIndex, VolumeId};
+use crate::id::{Epoch, ExtentIndex, MapVersion, ShardId, VolumeId};
 use crate::machine::Token;
 use crate::unit::{BLOCK_BYTES, ByteOffset, Nanos};
 use crate::view::SessionMode;
@@ -35,15 +36,23 @@ pub(super) struct UserRequest {
     pub(super) volume: VolumeId,
     pub(super) request: Request,
     pub(super) since: Nanos,
-    /// Next exchange to make, and how many there are (a flush counts devices, clean ones included).
+    /// Next exchange to make, and how many there are (a flush counts dirty shards; those of one device are one).
     step: u32,
     steps: u32,
+    flush: Round,
     /// Exchanges in flight.
     outstanding: u32,
     /// First failure.
     pub(super) error: Option<Status>,
     /// It has been answered, because it took too long; nothing more is sent for it.
     pub(super) given_up: bool,
+}
+
+/// How far a flush reaches, and which round of asking devices it is in. Means nothing to other requests.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    mark: Mark,
+    number: u64,
 }
 
 /// Where an exchange goes and what it asks.
@@ -88,7 +97,9 @@ impl Client {
             Request::Zero { offset, len, .. } => piece::extents_touched(session.stripe, offset, len),
             Request::Flush => session.dirty.len(),
         };
-        let fresh = UserRequest { origin, volume, request, since: turn.now, step: 0, steps, outstanding: 0, error: None, given_up: false };
+        let flush = Round { mark: session.dirty.mark(), number: session.dirty.begin_round() };
+        let fresh =
+            UserRequest { origin, volume, request, since: turn.now, step: 0, steps, flush, outstanding: 0, error: None, given_up: false };
         let Ok(id) = self.requests.insert(fresh) else { unreachable!("the caller has made sure of the room") };
         self.note_patience(volume, turn.now);
         self.advance(id, turn);
@@ -100,26 +111,41 @@ impl Client {
             // After a failure a zero stops; a flush still reaches the devices that are left.
             let stops = request.given_up || request.error.is_some() && !matches!(request.request, Request::Flush);
             if request.step == request.steps || stops {
-                if request.outstanding == 0 {
-                    self.complete(id, Outcome::Done, turn);
+                if request.outstanding > 0 {
+                    return;
                 }
-                return;
+                if self.begins_anew(id) {
+                    continue;
+                }
+                return self.complete(id, Outcome::Done, turn);
             }
             if request.outstanding > 0 && self.spare == 0 {
                 return;
             }
             let step = request.step;
             request.step += 1;
-            let (volume, asked) = (request.volume, request.request);
-            if let Some(plan) = self.plan(volume, asked, step, turn) {
+            let (volume, asked, round) = (request.volume, request.request, request.flush);
+            if let Some(plan) = self.plan(volume, asked, round, step, turn) {
                 self.launch(id, volume, plan, turn);
             }
         }
     }
 
-    /// The exchange that is a request's `step`; `None` if there is nothing to do (a clean device).
-    fn plan(&self, volume: VolumeId, request: Request, step: u32, turn: &Turn<'_, impl Buffers>) -> Option<Plan> {
-        let session = &self.sessions[&volume];
+    /// A flush of which some shards moved meanwhile asks again, where they are now; `true` if it does.
+    fn begins_anew(&mut self, id: OpId) -> bool {
+        let Some(request) = self.requests.get_mut(id).filter(|request| matches!(request.request, Request::Flush)) else { return false };
+        let Some(session) = self.sessions.get_mut(&request.volume) else { return false };
+        if request.given_up || request.error.is_some() || !session.dirty.has_unflushed(request.flush.mark) {
+            return false;
+        }
+        request.flush.number = session.dirty.begin_round();
+        (request.step, request.steps) = (0, session.dirty.len());
+        true
+    }
+
+    /// The exchange that is a request's `step`; `None` if there is nothing to do (a device that has been asked).
+    fn plan(&mut self, volume: VolumeId, request: Request, round: Round, step: u32, turn: &Turn<'_, impl Buffers>) -> Option<Plan> {
+        let Some(session) = self.sessions.get_mut(&volume) else { unreachable!("a request's session stays") };
         let stripe = session.stripe;
         Some(match request {
             Request::Read { offset, len } => {
@@ -145,9 +171,14 @@ impl Client {
                 Plan { extent: place.extent, offset: place.offset, len, ask: Ask::Status }
             }
             Request::Flush => {
-                let device = DeviceIndex::new(step);
-                let (mark, caches) = session.dirty.mark(device)?;
-                Plan { extent: ExtentIndex::new(0), offset: 0, len: 0, ask: Ask::Flush { device, mark, caches } }
+                let shard = session.dirty.at(step)?;
+                // Where there is nobody to ask now, the shard is asked about by itself, when there is.
+                if let Some(route) = self.topology.route_shard(session.pool, shard)
+                    && !session.dirty.ask(route.device, round.number)
+                {
+                    return None;
+                }
+                Plan { extent: ExtentIndex::new(0), offset: 0, len: 0, ask: Ask::Flush { shard, mark: round.mark } }
             }
         })
     }
@@ -163,6 +194,9 @@ impl Client {
             ask,
             state: State::Blocked,
             device: DeviceIndex::new(0),
+            shard: ShardId::new(0),
+            epoch: Epoch::new(0),
+            sent_at: MapVersion::new(0),
             serial: self.next_serial,
             damaged: 0,
             pauses: 0,

@@ -13,11 +13,11 @@ use super::{Client, Turn};
 use crate::buffer::{Buffers, Span};
 use crate::checksum::ChecksumList;
 use crate::collections::OpId;
-use crate::id::{ConnectionNumber, Epoch, MapVersion, RequestId, ShardId};
+use crate::id::{ConnectionNumber, MapVersion, RequestId};
 use crate::machine::LinkId;
 use crate::protocol::lease::Terms;
 use crate::unit::Nanos;
-use crate::wire::{CacheIds, Flags, Frame, Header, Opcode};
+use crate::wire::{Flags, Frame, Header, Opcode};
 
 /// Pause of an exchange that a server told to wait: the first; the longest while a failover may be the reason, which is what the
 /// client adds to it at most; the longest after.
@@ -40,9 +40,9 @@ impl Client {
     /// Where an exchange goes by the newest view.
     pub(super) fn route_of(&self, exchange: &Exchange) -> Option<Route> {
         match exchange.ask {
-            Ask::Flush { device, .. } => {
-                let server = self.topology.server_of(device)?;
-                Some(Route { shard: ShardId::new(0), epoch: Epoch::new(0), device, server })
+            Ask::Flush { shard, .. } => {
+                let session = self.sessions.get(&exchange.volume)?;
+                self.topology.route_shard(session.pool, shard)
             }
             Ask::Read | Ask::Write { .. } | Ask::Fragment { .. } | Ask::Zero { .. } | Ask::Status => {
                 let session = self.sessions.get(&exchange.volume)?;
@@ -117,7 +117,7 @@ impl Client {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let Some(session) = self.sessions.get(&exchange.volume) else { return };
         exchange.state = State::Sent(route.server);
-        exchange.device = route.device;
+        (exchange.device, exchange.shard, exchange.epoch, exchange.sent_at) = (route.device, route.shard, route.epoch, map_version);
         let header = Header {
             connection: number,
             request: RequestId::new(id.bits()),
@@ -271,10 +271,6 @@ fn frame(header: Header, ask: Ask, buffers: &mut impl Buffers) -> Frame {
             Frame::bare(Header { opcode: Opcode::Zero, flags, ..header })
         }
         Ask::Status => Frame::bare(Header { opcode: Opcode::BlockStatus, ..header }),
-        Ask::Flush { caches, .. } => with_caches(Frame::bare(Header { opcode: Opcode::Flush, ..header }), caches),
+        Ask::Flush { .. } => Frame::bare(Header { opcode: Opcode::Flush, ..header }),
     }
-}
-
-const fn with_caches(frame: Frame, cache_ids: CacheIds) -> Frame {
-    Frame { cache_ids, ..frame }
 }

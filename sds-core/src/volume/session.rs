@@ -119,9 +119,7 @@ impl Client {
         };
         self.fence(opened.volume, turn);
         let mut dirty = Dirty::default();
-        for device in self.topology.primaries(known.pool) {
-            dirty.suspect(device);
-        }
+        dirty.suspect_all(self.topology.shard_count(known.pool));
         let session = Session {
             volume: opened.volume,
             name: name.to_owned(),

@@ -8,7 +8,7 @@
 use super::server::{ServerIndex, Servers};
 use crate::collections::Map;
 use crate::id::{
-    ClientId, DeviceId, Epoch, ExtentIndex, MapVersion, PoolId, SdsId, SessionGeneration, ShardId, SystemId, TreeId, VolumeId,
+    ClientId, DeviceId, Epoch, ExtentIndex, Incarnation, MapVersion, PoolId, SdsId, SessionGeneration, ShardId, SystemId, TreeId, VolumeId,
 };
 use crate::shard::shard_of;
 use crate::stripe::Stripe;
@@ -42,12 +42,17 @@ struct KnownDevice {
 #[derive(Clone, Copy, Debug)]
 struct ShardRoute {
     epoch: Epoch,
-    primary: Option<DeviceIndex>,
+    /// And the life in which it serves.
+    primary: Option<(DeviceIndex, Incarnation)>,
+    /// Newest epoch that began with no copy's volatile cache kept.
+    cache_lost_in: Epoch,
 }
 
 #[derive(Debug)]
 struct Pool {
     id: PoolId,
+    /// The version that changed its shards last.
+    changed: MapVersion,
     shards: Vec<ShardRoute>,
 }
 
@@ -115,14 +120,32 @@ impl Topology {
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most SHARDS_PER_POOL_MAX")]
         let shard = shard_of(tree, extent, shards.len() as u32);
-        let ShardRoute { epoch, primary } = shards[shard.get() as usize];
-        let device = primary?;
+        self.route_shard(pool, shard)
+    }
+
+    /// The primary of a shard, likewise.
+    pub(super) fn route_shard(&self, pool: PoolIndex, shard: ShardId) -> Option<Route> {
+        let ShardRoute { epoch, primary, .. } = *self.pools[pool.0].shards.get(shard.get() as usize)?;
+        let (device, _) = primary?;
         Some(Route { shard, epoch, device, server: self.server_of(device)? })
     }
 
-    /// Devices that are primary for a shard of the pool; some more than once.
-    pub(super) fn primaries(&self, pool: PoolIndex) -> impl Iterator<Item = DeviceIndex> + '_ {
-        self.pools[pool.0].shards.iter().filter_map(|shard| shard.primary)
+    /// How many shards a pool has; 0 while they are not placed.
+    pub(super) fn shard_count(&self, pool: PoolIndex) -> usize {
+        self.pools[pool.0].shards.len()
+    }
+
+    /// The version that changed a pool's shards last.
+    pub(super) fn changed(&self, pool: PoolIndex) -> MapVersion {
+        self.pools[pool.0].changed
+    }
+
+    /// If a flush asked about `asked` covered `shard` as well, by the newest map: the newest epoch of that which began without caches.
+    pub(super) fn flushed_with(&self, pool: PoolIndex, asked: ShardId, shard: ShardId) -> Option<Epoch> {
+        let shards = &self.pools[pool.0].shards;
+        let primary = |shard: ShardId| shards.get(shard.get() as usize).and_then(|route| route.primary);
+        let route = shards.get(shard.get() as usize)?;
+        (route.primary.is_some() && route.primary == primary(asked)).then_some(route.cache_lost_in)
     }
 
     /// Takes a newer view; `false` (and nothing changed) if it is not newer.
@@ -148,11 +171,16 @@ impl Topology {
                 .iter()
                 .map(|entry| ShardRoute {
                     epoch: entry.epoch,
-                    primary: entry.in_sync.primary().map(|member| Self::number(&mut self.devices, &mut self.device_numbers, member.device)),
+                    primary: entry
+                        .in_sync
+                        .primary()
+                        .map(|member| (Self::number(&mut self.devices, &mut self.device_numbers, member.device), member.incarnation)),
+                    cache_lost_in: Epoch::default(),
                 })
                 .collect();
             let index = self.pool_index(map.pool);
-            self.pools[index.0].shards = shards;
+            let pool = &mut self.pools[index.0];
+            (pool.shards, pool.changed) = (shards, update.version);
         }
         if let Some(volumes) = &update.volumes {
             self.volumes.clear();
@@ -186,7 +214,7 @@ impl Topology {
         if let Some(index) = self.pools.iter().position(|pool| pool.id == id) {
             return PoolIndex(index);
         }
-        self.pools.push(Pool { id, shards: Vec::new() });
+        self.pools.push(Pool { id, changed: MapVersion::default(), shards: Vec::new() });
         PoolIndex(self.pools.len() - 1)
     }
 }

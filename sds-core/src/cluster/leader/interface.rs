@@ -41,7 +41,7 @@ impl LeaderOptions {
             client_silence: Nanos::from_millis(60_000),
             confirm_wait: Nanos::from_millis(10_000),
             lone_start_wait: Some(LONE_START_WAIT),
-            replicates: false,
+            replicates: true,
         }
     }
 }

@@ -261,7 +261,7 @@ impl Replica {
         let (local, remote, other) = (request.local, request.remote, request.other);
         if request.kind == Kind::Flush {
             return match (local, remote) {
-                (Half::Refused(status), _) => self.finish(op, Answer::Refused(status), turn),
+                (Half::Refused(status), _) => self.refused_here(op, status, turn),
                 (_, Half::Pending) => {}
                 (_, Half::Idle | Half::Done | Half::Refused(_)) => self.flush_done(op, turn),
             };
@@ -302,6 +302,13 @@ impl Replica {
             (_, Half::Refused(_)) => self.break_pair(route.pool, route.shard, Broken::Other),
             (_, Half::Idle | Half::Pending | Half::Done) => {}
         }
+    }
+
+    /// Our own copy has refused. While another is in sync, nobody is told of a device that failed: that copy will answer.
+    pub(in crate::replica) fn refused_here(&mut self, op: OpId, status: Status, turn: &mut Turn<'_, impl Buffers>) {
+        let elsewhere = status == Status::DeviceFailed
+            && self.requests.get(op).is_some_and(|request| !request.kind.is_of_peer() && self.has_other_copy(request));
+        self.resolve(op, Answer::Refused(if elsewhere { Status::NotReady } else { status }), turn);
     }
 
     /// A flush is complete on every device it went to; whether those were the right ones is looked at last.
