@@ -139,10 +139,7 @@ fn examples() -> Vec<(&'static str, Frame)> {
         ("beacon", Frame::bare(header(Opcode::Beacon))),
         ("grant", Frame::bare(header(Opcode::Grant))),
         ("extents", Frame::bare(header(Opcode::Extents))),
-        (
-            "extents_reply",
-            with_payload(Header { flags: Flags::CACHE_LOST, length: 3 * EXTENT_ENTRY_BYTES, ..header(Opcode::ExtentsReply) }, 72),
-        ),
+        ("extents_reply", with_payload(Header { length: 3 * EXTENT_ENTRY_BYTES, ..header(Opcode::ExtentsReply) }, 72)),
         ("blocks", Frame::bare(header(Opcode::Blocks))),
         ("blocks_reply", with_payload(Header { length: BLOCKS_BYTES, ..header(Opcode::BlocksReply) }, BLOCKS_BYTES)),
         ("blocks_reply_not_held", Frame::bare(Header { length: 0, ..header(Opcode::BlocksReply) })),
@@ -372,7 +369,6 @@ prop_compose! {
             Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => Flags::DURABLE,
             Opcode::Zero | Opcode::ReplicateZero => Flags::DURABLE.with(Flags::TRIM),
             Opcode::ReadReply if status == Status::Ok => Flags::ALL_ZERO,
-            Opcode::ExtentsReply => Flags::CACHE_LOST,
             _ => Flags::NONE,
         };
         Header {

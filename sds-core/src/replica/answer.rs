@@ -222,8 +222,6 @@ impl Replica {
                 frame.header.length = len;
                 if request.kind == Kind::Extents {
                     frame.header.sequence = crate::id::ShardSequence::new(u64::from(next));
-                    let lost = request.route.and_then(|route| self.devices.get(route.slot)).is_some_and(|device| device.power_lost);
-                    frame.header.flags = if lost { Flags::CACHE_LOST } else { Flags::NONE };
                 }
                 if len > 0 {
                     let span = take_room(request).part(0, len);

@@ -152,7 +152,6 @@ impl Replica {
         device.uuid = opened.device;
         device.system = opened.system;
         device.ceiling = opened.sequence_ceiling;
-        device.power_lost = opened.power_lost;
         if opened.unsettled > 0 {
             device.state = State::Recovered;
             if self.phase == Phase::Running {

@@ -143,8 +143,6 @@ pub(super) struct Device {
     pub(super) freeing: Option<Freeing>,
     /// Its store had unsettled extents, and they are settled shard by shard.
     pub(super) is_unsettled: bool,
-    /// Its volatile cache was lost before its store was opened.
-    pub(super) power_lost: bool,
     recent_faults: VecDeque<String>,
 }
 
@@ -273,7 +271,6 @@ impl Devices {
             freed: Vec::new(),
             freeing: None,
             is_unsettled: false,
-            power_lost: false,
             recent_faults: VecDeque::new(),
             store: Store::new(options),
         };

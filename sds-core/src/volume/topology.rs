@@ -175,7 +175,7 @@ impl Topology {
                         .in_sync
                         .primary()
                         .map(|member| (Self::number(&mut self.devices, &mut self.device_numbers, member.device), member.incarnation)),
-                    cache_lost_in: Epoch::default(),
+                    cache_lost_in: entry.cache_lost_in,
                 })
                 .collect();
             let index = self.pool_index(map.pool);

@@ -180,10 +180,8 @@ impl Flags {
     pub const TRIM: Self = Self(1 << 1);
     /// `ReadReply` without payload: every block asked for reads as zero.
     pub const ALL_ZERO: Self = Self(1 << 2);
-    /// `ExtentsReply`: the device's volatile cache was lost before its store's last start.
-    pub const CACHE_LOST: Self = Self(1 << 3);
     /// Every bit that has a meaning.
-    pub const KNOWN: Self = Self(0b1111);
+    pub const KNOWN: Self = Self(0b111);
 
     /// From its bits.
     #[must_use]

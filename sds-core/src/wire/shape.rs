@@ -146,7 +146,6 @@ const fn flags_allowed(opcode: Opcode) -> Flags {
         Opcode::Write | Opcode::WriteFragment | Opcode::Replicate => Flags::DURABLE,
         Opcode::Zero | Opcode::ReplicateZero => Flags::DURABLE.with(Flags::TRIM),
         Opcode::ReadReply => Flags::ALL_ZERO,
-        Opcode::ExtentsReply => Flags::CACHE_LOST,
         Opcode::Hello
         | Opcode::HelloReply
         | Opcode::Read
@@ -161,6 +160,7 @@ const fn flags_allowed(opcode: Opcode) -> Flags {
         | Opcode::Beacon
         | Opcode::Grant
         | Opcode::Extents
+        | Opcode::ExtentsReply
         | Opcode::Blocks
         | Opcode::BlocksReply
         | Opcode::Medium

@@ -15,15 +15,19 @@ pub struct Mdm {
     /// Whether proposals get through.
     pub decides: bool,
     pub refused: usize,
+    /// The life of a node that began without the volatile cache of the one before.
+    pub lost_in: [u64; 2],
     ceiling: u64,
 }
 
 impl Mdm {
     fn propose(&mut self, shard: usize, proposal: &Proposal) -> bool {
-        let lives = self.lives;
+        let (lives, lost_in, entry) = (self.lives, self.lost_in, self.entries[shard]);
         let registered = |device| {
-            let life = lives.iter().find(|life| life.device == device)?;
-            Some(Registered { incarnation: life.incarnation, open: true, amnesic: false, cache_lost: false, gone: false })
+            let at = lives.iter().position(|life| life.device == device)?;
+            let member = entry.in_sync.members().iter().find(|member| member.device == device);
+            let cache_lost = member.is_some_and(|member| lost_in[at] > member.incarnation.get());
+            Some(Registered { incarnation: lives[at].incarnation, open: true, amnesic: false, cache_lost, gone: false })
         };
         // Above everything used: in tests nobody uses a million.
         self.ceiling += 1 << 21;
@@ -62,8 +66,10 @@ impl Mdm {
         changed
     }
 
+    /// Whether every shard has two copies in sync, in the present lives.
     pub fn is_clean(&self) -> bool {
-        self.entries.iter().all(|entry| entry.in_sync.members().len() == 2)
+        let present = |entry: &ShardEntry| entry.in_sync.members().iter().all(|member| self.lives.contains(member));
+        self.entries.iter().all(|entry| entry.in_sync.members().len() == 2 && present(entry) && !entry.cache_lost.contains(&true))
     }
 }
 
@@ -79,7 +85,7 @@ impl Pair {
         };
         let entries = vec![entry; SHARDS as usize];
         let lives = [member(0), member(1)];
-        pair.mdm = Some(Mdm { entries, lives, hears: [true; 2], decides: true, refused: 0, ceiling: 1 });
+        pair.mdm = Some(Mdm { entries, lives, hears: [true; 2], decides: true, refused: 0, lost_in: [0; 2], ceiling: 1 });
         pair.publish();
         pair.run();
         pair
@@ -141,7 +147,8 @@ impl Pair {
         let next = mdm.lives.iter().map(|life| life.incarnation.get()).max().unwrap() + 1;
         let old = &mut self.nodes[at];
         let mut node = Node::new(core::mem::take(&mut old.disks), next, 64);
-        node.boot = old.boot;
+        (node.boot, node.boot_before) = (old.boot, old.boot);
+        let lost = old.boot != old.boot_before;
         (node.sds, node.first_device, node.now) = (old.sds, old.first_device, old.now);
         node.view = old.view.clone();
         node.view.version = MapVersion::new(self.version);
@@ -153,6 +160,9 @@ impl Pair {
         self.refuses[at] = false;
         self.dead[at] = false;
         mdm.lives[at].incarnation = Incarnation::new(next);
+        if lost {
+            mdm.lost_in[at] = next;
+        }
         mdm.hears[at] = true;
         let _ = mdm.tend();
         self.publish();

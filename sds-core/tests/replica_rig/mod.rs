@@ -244,6 +244,8 @@ pub struct Node {
     pub incarnation: Incarnation,
     /// The host's boot.
     pub boot: u128,
+    /// The boot in which this life began.
+    pub boot_before: u128,
     out: Outbox<Effect>,
     next_link: u64,
     next_request: u64,
@@ -315,6 +317,7 @@ impl Node {
             view,
             incarnation: Incarnation::new(incarnation),
             boot: BOOT.get(),
+            boot_before: BOOT.get(),
             out: Outbox::new(),
             next_link: 1,
             next_request: 1,

@@ -607,6 +607,7 @@ fn a_lost_proposal_is_answered() {
 fn a_pool_of_two_copies_is_refused_until_servers_keep_them() {
     let mut test = Test::new();
     let two = || ApiRequest::CreatePool { name: "pairs".to_owned(), shards: 8, copies: Copies::Two };
+    test.leader.options.replicates = false;
     assert_eq!(test.api(two()), ApiReply::Refused(Refusal::CopiesNotKept { name: "pairs".to_owned(), copies: 2 }));
     test.leader.options.replicates = true;
     assert!(matches!(test.api(two()), ApiReply::PoolCreated(pool) if pool.copies == Copies::Two));

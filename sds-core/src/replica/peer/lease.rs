@@ -270,6 +270,7 @@ impl Replica {
                     // If the other has restarted: both begin anew. If not, it is refused.
                     (None, _) if gone(pair) && !settled => Change::Reform,
                     (None, _) if gone(pair) => Change::Shrink { complete },
+                    (None, None) if pair.settle_done => Change::Settled,
                     (None, _) => return None,
                 };
                 let may = !matches!(change, Change::Shrink { .. }) || Standing { in_sync: true, settled }.may_ask_to_shrink();

@@ -23,9 +23,14 @@ impl Replica {
         match sweep.need {
             Need::Alone | Need::Pair => {
                 for (shard, epoch) in &sweep.shards {
-                    self.view.set_settled(sweep.pool, *shard, *epoch);
+                    self.view.sweep_settled(sweep.pool, *shard, *epoch);
                 }
+                let peer = sweep.other.map(|(_, peer)| peer);
                 self.sweep_done(id, turn);
+                if let Some(peer) = peer {
+                    // Shards that were for settling only are served in their next epoch.
+                    self.propose_soon(peer);
+                }
                 turn.out.push(Effect::Event(event));
                 self.tell_resolved_soon();
                 self.unpark(turn);

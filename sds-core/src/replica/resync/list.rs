@@ -16,7 +16,7 @@ use crate::replica::Turn;
 use crate::shard::shard_of;
 use crate::store::interface as store;
 use crate::store::interface::ExtentKey;
-use crate::wire::{Flags, Header, Opcode};
+use crate::wire::{Header, Opcode};
 
 /// Entries of one answer; a store looks at no more slots for one.
 pub(super) const ENTRIES_MAX: u32 = 4096;
@@ -61,7 +61,6 @@ impl Replica {
         let taken = self.take_list(id, span, false, turn);
         let Some(sweep) = self.resync.sweeps.get_mut(id) else { return };
         sweep.asking = false;
-        sweep.other_cache_lost |= header.flags.contains(Flags::CACHE_LOST);
         let Step::ListOther { from } = sweep.step else { return };
         sweep.step = match header.sequence.get() {
             0 => Step::ListOwn { from: 0 },

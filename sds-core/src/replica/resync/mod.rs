@@ -106,8 +106,6 @@ struct Sweep {
     work: VecDeque<(ExtentKey, Seen)>,
     /// Those of `work`, and those being visited: writes to them do not go to the joiner yet.
     pending: Set<ExtentKey>,
-    /// The other's volatile cache was lost.
-    other_cache_lost: bool,
     /// A question of the sweep itself is out.
     asking: bool,
 }
@@ -231,7 +229,6 @@ impl Replica {
                 touched,
                 work: VecDeque::new(),
                 pending: Set::default(),
-                other_cache_lost: false,
                 asking: false,
             };
             let Ok(id) = self.resync.sweeps.insert(sweep) else { unreachable!("looked at above") };

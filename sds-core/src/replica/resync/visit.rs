@@ -15,6 +15,7 @@ use crate::collections::OpId;
 use crate::error::Status;
 use crate::exchange::{BLOCKS_BYTES, PLAN_BYTES};
 use crate::id::{Epoch, ShardId, ShardSequence, Version, VolumeId};
+use crate::map::Member;
 use crate::replica::Turn;
 use crate::replica::interface::{Effect, Event};
 use crate::replica::locks::{Access, Holder, LockId};
@@ -211,7 +212,7 @@ impl Replica {
     fn decide(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(visit) = self.resync.visits.get(id) else { return };
         let Some(sweep) = self.resync.sweeps.get(visit.sweep) else { return };
-        let (need, slot, pool) = (sweep.need, sweep.slot, sweep.pool);
+        let (need, pool) = (sweep.need, sweep.pool);
         let unsettled = |held: Option<super::list::Held>| held.is_some_and(|held| held.unsettled);
         let decision = match need {
             Need::Join if visit.own_damaged => {
@@ -235,17 +236,15 @@ impl Replica {
             Need::Pair | Need::Alone if !visit.own_held && !visit.other_held => return self.end_visit(id, turn),
             Need::Pair | Need::Alone => {
                 let Some(version) = self.new_version(id, turn) else { return };
-                let (Some(visit), lost) = (self.resync.visits.get(id), self.devices.get(slot).is_some_and(|device| device.power_lost))
-                else {
-                    return;
-                };
-                let Some(sweep) = self.resync.sweeps.get(visit.sweep) else { return };
+                let Some(visit) = self.resync.visits.get(id) else { return };
+                let entry = self.view.entry(pool, visit.shard).copied().unwrap_or_default();
+                let (own, other) = self.members_of(visit);
+                let lost = |member: Option<Member>| member.is_some_and(|member| entry.has_lost_cache(member));
                 if need == Need::Alone {
                     decide::alone(&visit.own, version)
                 } else {
-                    let own = decide::Party { list: &visit.own, cache_lost: lost, unsettled: unsettled(visit.seen.own) };
-                    let cache_lost = sweep.other_cache_lost;
-                    let other = decide::Party { list: &visit.other, cache_lost, unsettled: unsettled(visit.seen.other) };
+                    let own = decide::Party { list: &visit.own, cache_lost: lost(own), unsettled: unsettled(visit.seen.own) };
+                    let other = decide::Party { list: &visit.other, cache_lost: lost(other), unsettled: unsettled(visit.seen.other) };
                     decide::pair(&own, &other, version)
                 }
             }
@@ -254,6 +253,12 @@ impl Replica {
             visit.decision = Some(Box::new(decision));
         }
         self.step_to(id, Step::Fetching(0), turn);
+    }
+
+    /// Our member of a visit's shard, and the other one.
+    fn members_of(&self, visit: &Visit) -> (Option<Member>, Option<Member>) {
+        let sweep = self.resync.sweeps.get(visit.sweep);
+        (sweep.and_then(|sweep| self.own_member(sweep.slot)), sweep.and_then(|sweep| sweep.other).map(|(other, _)| other))
     }
 
     /// A sequence for the outcomes of a visit; `None` while the device's ceiling is being raised.

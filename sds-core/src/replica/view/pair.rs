@@ -8,6 +8,7 @@ use super::{LocalShard, View};
 use crate::id::{DeviceId, Epoch, Incarnation, PoolId, SdsId, ShardId, ShardSequence};
 use crate::limits::REPLICATE_WINDOW;
 use crate::map::{Member, ShardEntry};
+use crate::protocol::settle::is_for_settling;
 use crate::replica::interface::DeviceSlot;
 use crate::replica::peer::window::Window;
 use crate::replica::peer::{PeerIndex, Peers};
@@ -57,6 +58,8 @@ pub(in crate::replica) struct Pair {
     pub(in crate::replica) broken: Option<Broken>,
     /// Epoch it began with: what was sent for a former pair of the two is not of this one.
     pub(in crate::replica) since: Epoch,
+    /// The epoch is for settling only, and that is done: the next is asked for.
+    pub(in crate::replica) settle_done: bool,
     /// Set while one of the two is not in sync but joins.
     pub(in crate::replica) joiner: Option<JoinStage>,
     /// Writes here that the other copy may lack, for all that is known: their extents are held.
@@ -133,6 +136,16 @@ impl View {
         self.pools.get(&pool).and_then(|pool| pool.local.get(shard.get() as usize)).is_some_and(|local| local.settled)
     }
 
+    /// A sweep has settled a shard here and at the other copy, if it is still at this epoch. It is served at once, unless the epoch is
+    /// for settling only.
+    pub(in crate::replica) fn sweep_settled(&mut self, pool: PoolId, shard: ShardId, epoch: Epoch) {
+        let for_settling = self.entry(pool, shard).is_some_and(is_for_settling);
+        match self.pair_mut(pool, shard) {
+            Some(pair) if for_settling => pair.settle_done |= pair.joiner.is_none(),
+            Some(_) | None => self.set_settled(pool, shard, epoch),
+        }
+    }
+
     /// A shard owes no settling any more, if it is still at this epoch.
     pub(in crate::replica) fn set_settled(&mut self, pool: PoolId, shard: ShardId, epoch: Epoch) {
         let local = self.pools.get_mut(&pool).and_then(|pool| pool.local.get_mut(shard.get() as usize));
@@ -162,6 +175,7 @@ impl View {
                     (Some(pair), Some(slot)) if pair.side == Side::Primary && pair.broken.is_none() => {
                         let other = Some((pair.other, pair.peer));
                         match (pair.joiner, local.settled) {
+                            (None, false) if pair.settle_done => None,
                             (None, false) => Some(needy(Need::Pair, slot, other)),
                             (Some(_), false) => Some(needy(Need::Alone, slot, None)),
                             (Some(JoinStage::Apart), true) => Some(needy(Need::Join, slot, other)),
@@ -304,7 +318,9 @@ impl View {
                     // The same two: what is under way goes on, and so do the numbers, without a gap.
                     if local.epoch != entry.epoch {
                         local.epoch = entry.epoch;
-                        local.settled |= pair.joiner.is_some() && entry.joining.is_none();
+                        let grown = pair.joiner.is_some() && entry.joining.is_none();
+                        local.settled |= grown || (pair.settle_done && !is_for_settling(entry));
+                        pair.settle_done = false;
                         pair.joiner = pair.joiner.filter(|_| entry.joining.is_some());
                         pair.tell_again();
                         let peer = peers.get_mut(pair.peer);
@@ -361,6 +377,7 @@ impl Found {
             window: Window::above(ShardSequence::new(resolved)),
             broken: None,
             since: entry.epoch,
+            settle_done: false,
             joiner: self.joins.then_some(JoinStage::Apart),
             unresolved: Vec::new(),
             told: (ShardSequence::new(0), 0),
