@@ -1,6 +1,7 @@
 //! What a flush covers, where it goes and when it fails.
 use super::world::*;
 use crate::error::Status;
+use crate::id::Epoch;
 use crate::unit::{ByteOffset, Nanos};
 use crate::volume::interface::{Outcome, Request};
 use crate::wire::{CacheIds, Opcode};
@@ -29,15 +30,14 @@ fn a_fresh_session_flushes_every_device_of_the_pool_once() {
 }
 
 #[test]
-fn a_flush_goes_to_the_devices_written_since_the_last_and_names_their_caches() {
+fn a_flush_goes_to_the_devices_written_since_the_last() {
     let mut world = clean();
     world.write(0, &[1; 4096]);
     world.settle();
     let flush = world.request(Request::Flush);
     assert_eq!(world.sent.len(), 1);
     let (link, frame) = world.take_sent();
-    assert_eq!(frame.cache_ids.as_slice()[0].boot, 1);
-    assert_eq!(frame.cache_ids.as_slice()[0].device, frame.header.device);
+    assert_eq!(frame.header.epoch, Epoch::new(3), "it names the shard it asks about, as the map has it");
     world.answer((link, frame));
     assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
 }
@@ -84,16 +84,68 @@ fn a_lost_flush_fails_once() {
     assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
 }
 
+/// Shows a view in which every shard is at the next epoch, begun without any copy's cache if `lost`.
+fn next_epoch(world: &mut World, lost: bool) {
+    let mut next = view(world.version + 1, 1);
+    for entry in &mut next.pools[0].shards {
+        entry.epoch = Epoch::new(4);
+        entry.cache_lost_in = if lost { Epoch::new(4) } else { Epoch::new(0) };
+    }
+    next.volumes = None;
+    world.show(next);
+}
+
 #[test]
 fn a_reboot_between_two_writes_is_not_hidden_by_the_second() {
     let mut world = clean();
     world.write(0, &[1; 4096]);
     world.settle();
-    world.boot = 2;
+    next_epoch(&mut world, true);
     world.write(4096, &[1; 4096]);
     world.settle();
-    world.request(Request::Flush);
-    assert_eq!(world.sent[0].1.cache_ids.as_slice()[0].boot, 1);
+    let flush = world.request(Request::Flush);
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Err(Status::FlushLost)));
+    let flush = world.request(Request::Flush);
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)), "told once");
+}
+
+#[test]
+fn an_epoch_that_kept_a_copy_s_cache_loses_nothing() {
+    let mut world = clean();
+    world.write(0, &[1; 4096]);
+    world.settle();
+    next_epoch(&mut world, false);
+    let flush = world.request(Request::Flush);
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
+}
+
+#[test]
+fn what_is_written_after_a_loss_is_flushed() {
+    let mut world = clean();
+    next_epoch(&mut world, true);
+    world.write(0, &[1; 4096]);
+    world.settle();
+    let flush = world.request(Request::Flush);
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
+}
+
+#[test]
+fn a_flush_that_an_older_map_answered_is_asked_again() {
+    let mut world = clean();
+    world.write(0, &[1; 4096]);
+    world.settle();
+    let flush = world.request(Request::Flush);
+    let sent = world.take_sent();
+    next_epoch(&mut world, false);
+    world.answer(sent);
+    assert_eq!(world.outcome(flush), None, "some shards may have been elsewhere already");
+    assert_eq!(world.sent.len(), 1);
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Ok(Outcome::Done)));
 }
 
 #[test]
