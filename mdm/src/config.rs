@@ -39,9 +39,6 @@ pub struct MdmConfig {
     /// How long a copy of two that is back waits for the other before it goes on alone; 0: until an operator says so.
     #[serde(default = "default_lone_start_wait")]
     pub lone_start_wait_seconds: u64,
-    /// Pools of two copies can be made, though data servers do not do all that they need yet. For tests.
-    #[serde(default)]
-    pub experimental_replication: bool,
 }
 
 /// Why a configuration cannot be used.
@@ -85,7 +82,6 @@ impl MdmConfig {
             log_json: false,
             snapshot_entries: default_snapshot_entries(),
             lone_start_wait_seconds: default_lone_start_wait(),
-            experimental_replication: false,
         }
     }
 

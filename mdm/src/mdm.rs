@@ -75,7 +75,6 @@ impl Mdm {
         let (log, recovered) = LocalLog::open(&config.data_dir)?;
         let mut options = LeaderOptions::new(draw_system()?);
         options.lone_start_wait = (config.lone_start_wait_seconds > 0).then(|| Nanos::from_millis(config.lone_start_wait_seconds * 1_000));
-        options.replicates = config.experimental_replication;
         options.member = MdmStatus {
             name: config.name,
             role: "primary".to_owned(),

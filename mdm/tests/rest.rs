@@ -2,9 +2,8 @@
 
 mod support;
 
-use mdm::{Mdm, MdmConfig};
 use serde_json::json;
-use support::{Answer, Client, Sds, call, call_with, config, start};
+use support::{Answer, Client, Sds, call, call_with, start};
 
 fn is_problem(answer: &Answer, status: u16, kind: &str, says: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
@@ -111,18 +110,15 @@ fn shards_are_listed_and_shown_and_bad_questions_refused() {
 }
 
 #[test]
-fn two_copies_are_refused_unless_the_configuration_allows_the_experiment() {
+fn a_pool_keeps_one_copy_or_two() {
     let directory = tempfile::tempdir().expect("a directory");
     let body = Some(r#"{"name": "pairs", "shards": 8, "copies": 2}"#);
     let mdm = start(directory.path());
-    is_problem(&call(&mdm, "POST", "/api/v1/pools", body), 409, "copies-not-kept", "make it with 1");
     for copies in ["0", "3", "-1", "\"2\""] {
         let body = format!(r#"{{"name": "pairs", "copies": {copies}}}"#);
         is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(&body)), 400, "bad-body", "");
     }
     assert_eq!(call(&mdm, "GET", "/api/v1/pools", None).body["pools"].as_array().map(Vec::len), Some(1));
-    mdm.stop().expect("stops");
-    let mdm = Mdm::start(MdmConfig { experimental_replication: true, ..config(directory.path()) }).expect("starts");
     let made = call(&mdm, "POST", "/api/v1/pools", body);
     assert_eq!((made.status, &made.body["copies"]), (201, &json!(2)), "{made:?}");
     assert_eq!(made.body["losses"], json!({"alone": 0, "unflushed": 0, "forced": 0}));
@@ -150,7 +146,6 @@ fn pools_are_made_and_listed() {
     is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(r#"{"name": "fast"}"#)), 409, "pool-exists", "fast");
     is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(r#"{"name": "x", "shards": 0}"#)), 400, "bad-shard-count", "65536");
     is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(r#"{"name": "x", "copies": 3}"#)), 400, "bad-body", "1 or 2 copies");
-    is_problem(&call(&mdm, "POST", "/api/v1/pools", Some(r#"{"name": "x", "copies": 2}"#)), 409, "copies-not-kept", "2 copies");
     assert_eq!(made.body["copies"], 1);
     let pools = call(&mdm, "GET", "/api/v1/pools", None).body;
     let names: Vec<_> = pools["pools"].as_array().expect("a list").iter().map(|pool| pool["name"].clone()).collect();

@@ -95,7 +95,7 @@ impl Mdm {
     #[must_use]
     pub fn new(system: SystemId) -> Self {
         let state = State::Away(Box::new(Cluster::new()));
-        let options = LeaderOptions { replicates: true, ..LeaderOptions::new(system) };
+        let options = LeaderOptions::new(system);
         Self { state, options, connections: BTreeMap::new(), next: 0, proposals: Vec::new(), term: 0, out: Outbox::new() }
     }
 

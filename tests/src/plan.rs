@@ -39,15 +39,15 @@ pub enum Replication {
 }
 
 /// What drawn runs of two copies ask for. **Raised by one line when the data servers can do more.**
-pub const REPLICATION: Replication = Replication::Returns;
+pub const REPLICATION: Replication = Replication::Settles;
 
 /// Clients keep account of what is not flushed by shard, so that a flush goes to who has the shard now, and asks what both
 /// copies have kept. **Not yet:** they do so by device.
-pub const FLUSHES_FOLLOW_SHARDS: bool = false;
+pub const FLUSHES_FOLLOW_SHARDS: bool = true;
 
 /// A copy that fell out of a shard without its server having restarted comes back by itself. **Not yet:** it does when its server
 /// registers again, so the end of a run makes all of them register.
-pub const LIVE_COPIES_REJOIN: bool = false;
+pub const LIVE_COPIES_REJOIN: bool = true;
 
 /// Mean nanoseconds between two troubles of a kind; `None`: never in this run.
 pub type Every = Option<u64>;
@@ -199,6 +199,12 @@ impl Plan {
     pub fn with_two_copies(mut self, chance: &mut Prng) -> Self {
         self.copies = Copies::Two;
         self.servers = self.servers.max(2);
+        // A device that fails a write and a loss of the other copy are two faults at once: each run has one kind.
+        if chance.chance(1, 2) {
+            self.replication = self.replication.min(Replication::Returns);
+        } else if self.replication == Replication::Settles {
+            self.troubles.write_error = None;
+        }
         let sets = usize::try_from(chance.within(2..self.servers as u64 + 1)).expect("small");
         self.fault_sets = (0..self.servers).map(|server| server % sets).collect();
         if self.layout == Layout::Embedded && self.replication < Replication::Settles {

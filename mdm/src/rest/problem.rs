@@ -50,7 +50,6 @@ impl From<Refusal> for Problem {
             Refusal::PoolWithoutDevices { .. } => (StatusCode::CONFLICT, "pool-without-devices", "Pool has no devices"),
             Refusal::Placement { .. } => (StatusCode::CONFLICT, "placement", "Shards cannot be placed"),
             Refusal::ShardCount { .. } => (StatusCode::BAD_REQUEST, "bad-shard-count", "Unusable number of shards"),
-            Refusal::CopiesNotKept { .. } => (StatusCode::CONFLICT, "copies-not-kept", "Copies cannot be kept yet"),
             Refusal::Busy { .. } => (StatusCode::CONFLICT, "busy", "Volume is open"),
             Refusal::DeleteOpen { .. } => (StatusCode::CONFLICT, "volume-open", "Volume is open"),
             Refusal::TooMany(_) => (StatusCode::CONFLICT, "too-many", "A bound is reached"),

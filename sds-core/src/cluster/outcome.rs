@@ -246,14 +246,6 @@ pub enum Refusal {
         /// What was asked for.
         shards: u32,
     },
-    /// Two copies, which data servers cannot keep yet.
-    #[error("pool {name:?} cannot keep {copies} copies: data servers of this version keep one; make it with 1")]
-    CopiesNotKept {
-        /// The pool.
-        name: String,
-        /// What was asked for.
-        copies: u8,
-    },
     /// Somebody has the volume open.
     #[error("volume {name:?} is open by {holder} since {since}; close it there, or take it over by force")]
     Busy {

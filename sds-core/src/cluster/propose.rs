@@ -70,7 +70,7 @@ impl Cluster {
     }
 }
 
-/// Commits one proposal. Gives the device that joins in the same command: the one that fell out, if it has restarted.
+/// Commits one proposal. Gives the device that joins in the same command: the one that fell out, if it serves.
 fn decide(known: Known<'_>, sds: SdsId, entry: &mut ShardEntry, proposal: &Proposal) -> Result<Option<DeviceId>, ProposalFault> {
     let proposer = proposal.proposer.ok_or(ProposalFault::NotOwner)?;
     let device = known.devices.get(&proposer.device).ok_or(ProposalFault::NotOwner)?;
@@ -79,8 +79,7 @@ fn decide(known: Known<'_>, sds: SdsId, entry: &mut ShardEntry, proposal: &Propo
     }
     let mut next = known.commit(entry, proposal).map_err(ProposalFault::Rule)?;
     let fell_out = entry.in_sync.members().iter().find(|member| next.lapsed.is_some_and(|lapsed| lapsed.device == member.device));
-    let restarted = fell_out.is_some_and(|member| known.serving(member.device).is_some_and(|now| now.incarnation > member.incarnation));
-    let joiner = if restarted { known.rejoin(&mut next) } else { None };
+    let joiner = if fell_out.is_some() { known.rejoin(&mut next) } else { None };
     *entry = next;
     Ok(joiner)
 }

@@ -32,12 +32,9 @@ pub(crate) struct UpArgs {
     /// Devices (files) of each data server.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(DEVICES_MAX)))]
     pub(crate) devices_per_sds: u16,
-    /// Copies of each block, each at another data server. 2 is refused until data servers keep two.
+    /// Copies of each block, each at another data server.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub(crate) copies: u8,
-    /// Lets --copies 2 be tried before data servers do all that it needs.
-    #[arg(long, hide = true)]
-    pub(crate) experimental_two_copies: bool,
     /// Size of each device; it is written once when it is made.
     #[arg(long, default_value = "1GiB")]
     pub(crate) device_size: Size,

@@ -94,7 +94,6 @@ fn start(args: &UpArgs, runtime: &Runtime) -> Result<Up, UpError> {
     let mut config = mdm::MdmConfig::new(args.dir.join("mdm"));
     config.control = args.control;
     config.api = args.rest;
-    config.experimental_replication = args.experimental_two_copies;
     let mdm = mdm::Mdm::start(config)?;
     runtime.block_on(volumes::make_pool(args, &mdm))?;
     let control = mdm.control_address().to_string();

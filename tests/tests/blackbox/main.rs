@@ -10,6 +10,7 @@ mod bad_configuration;
 mod bad_requests;
 mod block_devices;
 mod clients;
+mod copies;
 mod corruption;
 mod filesystems;
 mod full_pool;

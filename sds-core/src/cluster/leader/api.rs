@@ -4,7 +4,6 @@ use super::{ApiReply, ApiRequest, Effect, Leader, Pending};
 use crate::cluster::{Change, Outcome, Refusal};
 use crate::id::DeviceId;
 use crate::machine::{Outbox, Token};
-use crate::map::Copies;
 use std::collections::BTreeSet;
 
 impl Leader {
@@ -12,10 +11,6 @@ impl Leader {
         let change = match request {
             ApiRequest::CreateVolume(create) => Change::CreateVolume(create),
             ApiRequest::DeleteVolume { name } => Change::DeleteVolume { orphans: self.orphans_of(&name), name },
-            ApiRequest::CreatePool { name, copies: copies @ Copies::Two, .. } if !self.options.replicates => {
-                let reply = ApiReply::Refused(Refusal::CopiesNotKept { name, copies: copies.into() });
-                return out.push(Effect::Answer { token, reply });
-            }
             ApiRequest::CreatePool { name, shards, copies } => Change::CreatePool { name, shards, copies },
             ApiRequest::Volume { name } => {
                 let found = self.cluster.volume_by_name(&name).map(|(id, volume)| self.volume_status(id, volume));

@@ -23,8 +23,6 @@ pub struct LeaderOptions {
     pub confirm_wait: Nanos,
     /// How long a copy that is back waits for the other before it goes on alone; `None`: until an operator says so.
     pub lone_start_wait: Option<Nanos>,
-    /// Data servers keep two copies. Off until they do: a pool of two copies could not serve.
-    pub replicates: bool,
 }
 
 /// How long a copy waits for the other, unless the configuration says otherwise.
@@ -41,7 +39,6 @@ impl LeaderOptions {
             client_silence: Nanos::from_millis(60_000),
             confirm_wait: Nanos::from_millis(10_000),
             lone_start_wait: Some(LONE_START_WAIT),
-            replicates: true,
         }
     }
 }

@@ -603,20 +603,9 @@ fn a_lost_proposal_is_answered() {
     assert_eq!(test.answers, [(5, ApiReply::Unknown)]);
 }
 
-#[test]
-fn a_pool_of_two_copies_is_refused_until_servers_keep_them() {
-    let mut test = Test::new();
-    let two = || ApiRequest::CreatePool { name: "pairs".to_owned(), shards: 8, copies: Copies::Two };
-    test.leader.options.replicates = false;
-    assert_eq!(test.api(two()), ApiReply::Refused(Refusal::CopiesNotKept { name: "pairs".to_owned(), copies: 2 }));
-    test.leader.options.replicates = true;
-    assert!(matches!(test.api(two()), ApiReply::PoolCreated(pool) if pool.copies == Copies::Two));
-}
-
 /// Two servers on links 1 and 2 with a pool of two copies, 8 shards and a volume "one".
 fn with_pairs() -> Test {
     let mut test = Test::start(Cluster::new());
-    test.leader.options.replicates = true;
     test.pass(10_000);
     let pool = ApiRequest::CreatePool { name: "pairs".to_owned(), shards: 8, copies: Copies::Two };
     assert!(matches!(test.api(pool), ApiReply::PoolCreated(_)));
@@ -854,7 +843,7 @@ fn shards_are_listed_by_pool_state_and_device() {
     let shard = &shards[0];
     assert_eq!((shard.in_sync[0].sds.as_str(), shard.in_sync[0].state.as_str()), ("node-1", "serves"));
     assert_eq!(shard.lapsed.as_ref().map(|lapsed| (lapsed.device, lapsed.state.as_str())), Some((2, "gone")));
-    assert_eq!(shard.waits_for.as_deref(), Some(r#"device 2 of "node-2", which fell out, to come back"#));
+    assert_eq!(shard.waits_for.as_deref(), Some(r#"device 2 of "node-2" to be brought up to date"#));
     assert!(list(&mut test, ShardQuery { state: Some(ShardState::Clean), ..all.clone() }).0.is_empty());
     assert!(list(&mut test, ShardQuery { pool: Some("default".to_owned()), ..all.clone() }).0.is_empty());
     let refused = |test: &mut Test, query| matches!(test.api(ApiRequest::Shards(query)), ApiReply::Refused(_));

@@ -100,6 +100,27 @@ impl Cluster {
         cluster
     }
 
+    /// The same, with two copies of everything, each server a fault set of its own.
+    pub(crate) fn start_with_two_copies(name: &str, device_bytes: u64, volume: &str, bytes: u64) -> Self {
+        let mut cluster = Self::configure(name, device_bytes, &[volume]);
+        cluster.begin(Process::Mdm);
+        cluster.wait_for_status("answer", START, |_| true);
+        let (code, answer) = cluster.api("POST", "pools", r#"{"name": "two", "shards": 64, "copies": 2}"#).expect("the API answers");
+        assert_eq!(code, 201, "{answer:#}");
+        for number in 0..3 {
+            let text = cluster.sds_config(number, device_bytes) + "pool = \"two\"\n";
+            cluster.place.write(&format!("sds{number}.toml"), &text);
+            cluster.begin(Process::Sds(number));
+        }
+        cluster.wait_for_devices(3, START);
+        let body = format!("{{\"name\": {volume:?}, \"size_bytes\": {bytes}, \"pool\": \"two\"}}");
+        let (code, answer) = cluster.api("POST", "volumes", &body).expect("the API answers");
+        assert_eq!(code, 201, "{answer:#}");
+        cluster.begin(Process::Sdc);
+        cluster.wait_for_export(volume, START);
+        cluster
+    }
+
     const fn index(process: Process) -> usize {
         match process {
             Process::Mdm => 0,
