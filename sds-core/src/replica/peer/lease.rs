@@ -40,8 +40,9 @@ impl Replica {
         }
         self.peers.due = Nanos::NEVER;
         for index in self.peers.indices() {
-            self.tend_peer_link(index, turn);
+            // The last beacon of one that leads nothing any more goes out before its link is closed.
             self.send_beacon(index, turn);
+            self.tend_peer_link(index, turn);
             self.send_forwards(index, turn);
             self.tell_resolved(index, turn);
             self.propose_losses(index, turn);
