@@ -271,6 +271,14 @@ fn log(node: &str, event: &Event) -> bool {
             lost,
             "settling an extent: blocks kept whose bytes no record names, and blocks of which no copy has good bytes (reads of these fail until they are written)"
         ),
+        Event::Repaired { key, blocks, lost } => tracing::warn!(
+            node,
+            tree = key.tree.get(),
+            extent = key.extent.get(),
+            blocks,
+            lost,
+            "damaged blocks were repaired from the other copy; those that are lost there too fail to be read until they are written"
+        ),
         Event::ExtentGivenUp { key } => tracing::error!(
             node,
             tree = key.tree.get(),

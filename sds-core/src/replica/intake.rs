@@ -121,6 +121,7 @@ impl Replica {
             remote_cache: None,
             forward: None,
             flushes_left: 0,
+            repaired: false,
         };
         let Ok(op) = self.requests.insert(request) else { unreachable!("looked at above") };
         self.admit(op, None, turn);

@@ -228,6 +228,15 @@ pub enum Event {
         /// Of which no copy has good bytes: reads fail until they are written.
         lost: u32,
     },
+    /// Damaged blocks of an extent were read, and repaired from the other copy.
+    Repaired {
+        /// Whose.
+        key: store::ExtentKey,
+        /// How many.
+        blocks: u32,
+        /// Of which the other copy has no good bytes either: reads fail until they are written.
+        lost: u32,
+    },
     /// One copy's description of an extent is lost: what the other has replaces it.
     ExtentGivenUp {
         /// Whose.

@@ -195,6 +195,8 @@ pub(super) struct Request {
     pub(super) remote_cache: Option<CacheId>,
     /// The write on its way to the other copy.
     pub(super) forward: Option<OpId>,
+    /// Its blocks have been repaired from the other copy, or that was tried.
+    pub(super) repaired: bool,
     /// Devices of others that have not answered a flush yet.
     pub(super) flushes_left: usize,
 }

@@ -71,6 +71,8 @@ pub struct ResyncCounts {
     pub unrecorded: u64,
     /// Blocks that no copy had good bytes of.
     pub lost: u64,
+    /// Damaged blocks repaired from the other copy.
+    pub repaired: u64,
     /// Sweeps begun.
     pub begun: u64,
     /// Sweeps that came to their end.

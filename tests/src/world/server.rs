@@ -197,7 +197,11 @@ impl World {
                 self.store_told(server, disk, event);
             }
             Told::LinkRefused { .. } => {}
-            Told::Resynced { .. } | Told::ResyncRefused { .. } | Told::SettledInDoubt { .. } | Told::ExtentGivenUp { .. } => {}
+            Told::Resynced { .. }
+            | Told::ResyncRefused { .. }
+            | Told::SettledInDoubt { .. }
+            | Told::ExtentGivenUp { .. }
+            | Told::Repaired { .. } => {}
             Told::PayloadDamaged { .. } => {
                 if self.plan.troubles.damaged_payload.is_none() {
                     self.violate(format!("server {server} saw a damaged payload, and none was damaged"));

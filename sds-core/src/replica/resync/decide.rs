@@ -13,6 +13,7 @@ use crate::id::ShardSequence;
 use crate::limits::FRAME_BLOCKS_MAX;
 use crate::protocol::resync::must_copy;
 use crate::protocol::settle::{Exhibit, Plan, Record, Side, settle, settle_alone, settle_joiner};
+use crate::store::interface::BlockSet;
 use crate::unit::BLOCKS_PER_EXTENT;
 
 const BLOCKS: usize = BLOCKS_PER_EXTENT as usize;
@@ -45,6 +46,8 @@ pub(super) struct Run {
     pub(super) first: u8,
     /// At most a frame's worth.
     pub(super) count: u16,
+    /// Not below that of any block of it.
+    pub(super) version: ShardSequence,
 }
 
 /// What becomes of an extent.
@@ -71,13 +74,23 @@ impl Decision {
         Self { runs: Vec::new(), checksums, own: None, other: None, unrecorded: 0, lost: 0, version }
     }
 
-    fn copy(&mut self, block: usize, from_own: bool, checksum: Checksum) {
+    fn copy(&mut self, block: usize, from_own: bool, checksum: Checksum, version: ShardSequence) {
         self.checksums[block] = checksum;
-        let next = self.runs.last().map(|run| (run.from_own, usize::from(run.first) + usize::from(run.count), u32::from(run.count)));
-        match (next, self.runs.last_mut()) {
-            (Some((way, end, count)), Some(run)) if way == from_own && end == block && count < FRAME_BLOCKS_MAX => run.count += 1,
-            _ => self.runs.push(Run { from_own, first: u8::try_from(block).unwrap_or(u8::MAX), count: 1 }),
+        if let Some(run) = self.runs.last_mut()
+            && (run.from_own, run.version, usize::from(run.first) + usize::from(run.count)) == (from_own, version, block)
+            && u32::from(run.count) < FRAME_BLOCKS_MAX
+        {
+            run.count += 1;
+        } else {
+            self.runs.push(Run { from_own, first: u8::try_from(block).unwrap_or(u8::MAX), count: 1, version });
         }
+    }
+
+    /// Makes a run into runs of one block: some of it could not be read, and which is not known.
+    pub(super) fn split(&mut self, at: usize) {
+        let run = self.runs[at];
+        let singly = (0..run.count).map(|place| Run { first: run.first + u8::try_from(place).unwrap_or(0), count: 1, ..run });
+        self.runs.splice(at..=at, singly);
     }
 
     fn plan(side: &mut Option<Box<[PlanEntry; BLOCKS]>>, block: usize, entry: PlanEntry) {
@@ -111,11 +124,20 @@ pub(super) fn join(own: &List, other: &List, complete: ShardSequence, must_take:
         if !must_copy(ours.info.version, complete, settle_joiner(ours.record(), &exhibit)) {
             continue;
         }
-        let version = ours.info.version;
+        let (version, checksum) = (ours.info.version, ours.info.checksum);
         let entry = match ours.info.content {
+            Content::Data if ours.medium == Medium::Unreadable && medium == Some(checksum) => {
+                // Ours are damaged, and the bytes that are right lie there (I12).
+                decision.copy(block, false, checksum, version);
+                PlanEntry::Data(version, checksum)
+            }
+            Content::Data if ours.medium == Medium::Unreadable => {
+                decision.lost += 1;
+                PlanEntry::Quarantined(version)
+            }
             Content::Data => {
-                decision.copy(block, true, ours.info.checksum);
-                PlanEntry::Data(version, ours.info.checksum)
+                decision.copy(block, true, checksum, newest);
+                PlanEntry::Data(version, checksum)
             }
             Content::Unwritten | Content::Zero => PlanEntry::Zero(version),
             Content::Unreadable => {
@@ -160,7 +182,7 @@ pub(super) fn pair(own: &Party<'_>, other: &Party<'_>, version: ShardSequence) -
                 };
                 let has_data = winner.info.content.holds_data();
                 if has_data && !(loser.info.content.holds_data() && loser.bytes_held() == Some(checksum)) {
-                    decision.copy(block, from == Side::Primary, checksum);
+                    decision.copy(block, from == Side::Primary, checksum, version);
                 }
                 let entry = if has_data { PlanEntry::Data(version, checksum) } else { PlanEntry::Zero(version) };
                 Decision::plan(&mut decision.own, block, entry);
@@ -218,9 +240,24 @@ pub(super) fn alone(own: &List, version: ShardSequence) -> Decision {
     decision
 }
 
-/// Notes that the bytes of some blocks could not be had where they were said to be.
-pub(super) fn spoil(list: &mut List, first: u8, count: u16) {
-    for entry in list.iter_mut().skip(usize::from(first)).take(usize::from(count)) {
-        entry.medium = Medium::Unreadable;
+/// Damaged blocks of our copy take the bytes that the other one holds for the same record (I12).
+pub(super) fn repair(own: &List, other: &List, damaged: &BlockSet) -> Decision {
+    let mut decision = Decision::new(ShardSequence::default());
+    for (block, (ours, theirs)) in own.iter().zip(other.iter()).enumerate() {
+        if !u8::try_from(block).is_ok_and(|number| damaged.contains(number)) {
+            continue;
+        }
+        let same = theirs.info.content == Content::Data && theirs.record() == ours.record();
+        if same && evidence(theirs) == Some(ours.info.checksum) {
+            decision.copy(block, false, ours.info.checksum, ours.info.version);
+        } else {
+            decision.lost += 1;
+        }
     }
+    decision
+}
+
+/// Notes that the bytes of a block could not be had where they were said to be.
+pub(super) fn spoil(list: &mut List, block: usize) {
+    list[block].medium = Medium::Unreadable;
 }

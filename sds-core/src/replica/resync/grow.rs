@@ -35,6 +35,10 @@ impl Replica {
                 self.tell_resolved_soon();
                 self.unpark(turn);
             }
+            Need::Repair => {
+                self.sweep_done(id, turn);
+                self.unpark(turn);
+            }
             Need::Join => {
                 sweep.step = Step::Flushing;
                 self.set_join_stage(id, JoinStage::Flushing);

@@ -120,6 +120,7 @@ impl Replica {
                 match sweep.need {
                     Need::Alone => unsettled(seen.own),
                     Need::Pair => either || one_sided,
+                    Need::Repair => unreachable!("it lists nothing"),
                     Need::Join => {
                         let newer = seen.own.is_some_and(|own| own.newest.is_none_or(|newest| newest > complete_of(key)));
                         either || one_sided || newer

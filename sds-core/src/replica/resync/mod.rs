@@ -16,6 +16,7 @@ pub(super) mod ask;
 mod decide;
 mod grow;
 pub(super) mod list;
+mod repair;
 mod serve;
 mod visit;
 
@@ -28,7 +29,7 @@ use crate::buffer::Buffers;
 use crate::collections::{Map, OpId, Set, SlotTable};
 use crate::id::{Epoch, PoolId, ShardId};
 use crate::map::Member;
-use crate::store::interface::ExtentKey;
+use crate::store::interface::{BlockRange, ExtentKey};
 use crate::unit::Nanos;
 use ask::Ask;
 use std::collections::VecDeque;
@@ -58,6 +59,8 @@ pub(super) enum Need {
     Pair,
     /// The other copy joins.
     Join,
+    /// Some blocks here are damaged, and the other copy has them.
+    Repair,
 }
 
 /// A shard that needs something.
@@ -108,6 +111,8 @@ struct Sweep {
     pending: Set<ExtentKey>,
     /// A question of the sweep itself is out.
     asking: bool,
+    /// What is to be repaired, of the one extent.
+    repair: Option<BlockRange>,
 }
 
 /// All sweeps of a node.
@@ -230,6 +235,7 @@ impl Replica {
                 work: VecDeque::new(),
                 pending: Set::default(),
                 asking: false,
+                repair: None,
             };
             let Ok(id) = self.resync.sweeps.insert(sweep) else { unreachable!("looked at above") };
             self.resync.counts.begun += 1;

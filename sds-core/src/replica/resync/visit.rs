@@ -1,6 +1,6 @@
 //! One extent made the same on both copies: what they hold is compared, bytes are copied, plans are taken.
 //!
-//! Invariants: of a joining shard the extent's range lock is held meanwhile, whole; bytes are in place on a copy before
+//! Invariants: of a shard that is served (for a joiner, or a repair) the extent's range lock is held meanwhile, whole; bytes are in place on a copy before
 //! it takes its plan; **a copy that has the extent settled takes its plan before one that has it unsettled**, since
 //! after a crash between the two nobody would list it otherwise; every step can be done again.
 //!
@@ -14,6 +14,7 @@ use crate::checksum::ChecksumList;
 use crate::collections::OpId;
 use crate::error::Status;
 use crate::exchange::{BLOCKS_BYTES, PLAN_BYTES};
+use crate::format::descriptor::Content;
 use crate::id::{Epoch, ShardId, ShardSequence, Version, VolumeId};
 use crate::map::Member;
 use crate::replica::Turn;
@@ -21,7 +22,7 @@ use crate::replica::interface::{Effect, Event};
 use crate::replica::locks::{Access, Holder, LockId};
 use crate::shard::shard_of;
 use crate::store::interface as store;
-use crate::store::interface::{BlockRange, Bond, ExtentKey, Outcome, StoreError};
+use crate::store::interface::{BlockRange, BlockSet, Bond, ExtentKey, Outcome, StoreError};
 use crate::unit::{BLOCK_BYTES, BLOCKS_PER_EXTENT, BlockIndex};
 use crate::wire::{Frame, Header, Opcode};
 
@@ -32,6 +33,8 @@ enum Step {
     Locking,
     OwnBlocks,
     OtherBlocks,
+    /// For a repair: which of the blocks that were asked for are damaged.
+    Checking,
     Deciding,
     /// The bytes of this run are fetched.
     Fetching(usize),
@@ -64,6 +67,8 @@ pub(super) struct Visit {
     decision: Option<Box<Decision>>,
     /// Bytes that were not where they were said to be, so often.
     spoilt: u32,
+    /// For a repair: our blocks that are not what is recorded, once that is known.
+    damaged: Option<BlockSet>,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "256")]
@@ -105,10 +110,11 @@ impl Replica {
                 other_held: false,
                 decision: None,
                 spoilt: 0,
+                damaged: None,
             };
             let Ok(visit) = self.resync.visits.insert(visit) else { unreachable!("looked at above") };
             self.resync.counts.extents += 1;
-            let granted = need != Need::Join || {
+            let granted = !matches!(need, Need::Join | Need::Repair) || {
                 let (lock, granted) = self.locks.acquire(Holder::Visit(visit), key, WHOLE, Access::Exclusive);
                 if let Some(visit) = self.resync.visits.get_mut(visit) {
                     visit.lock = Some(lock);
@@ -159,6 +165,11 @@ impl Replica {
             Step::OwnBlocks => self.ask_own(owner, slot, BLOCKS_BYTES, |span| store::Request::Blocks { key, span }, turn),
             Step::OtherBlocks if other.is_none() => return self.step_to(id, Step::Deciding, turn),
             Step::OtherBlocks => self.ask_about(id, Opcode::Blocks, None, turn),
+            Step::Checking => {
+                let range = sweep.repair.unwrap_or(WHOLE);
+                let room = u32::from(range.count) * BLOCK_BYTES;
+                self.ask_own(owner, slot, room, |span| store::Request::Medium { key, range, span }, turn)
+            }
             Step::Deciding => return self.decide(id, turn),
             Step::Fetching(at) => match visit.decision.as_ref().and_then(|decision| decision.runs.get(at).copied()) {
                 None => return self.step_to(id, Step::Plan(0), turn),
@@ -187,7 +198,8 @@ impl Replica {
     fn header_about(&self, id: OpId, opcode: Opcode, run: Option<Run>) -> Option<Header> {
         let visit = self.resync.visits.get(id)?;
         let (other, _) = self.resync.sweeps.get(visit.sweep)?.other?;
-        let run = run.unwrap_or(Run { from_own: false, first: 0, count: 0 });
+        let version = run.map(|run| run.version).or(visit.decision.as_ref().map(|decision| decision.version));
+        let run = run.unwrap_or(Run { from_own: false, first: 0, count: 0, version: ShardSequence::default() });
         Some(Header {
             device: other.device,
             shard: visit.shard,
@@ -197,7 +209,7 @@ impl Replica {
             extent: visit.key.extent,
             offset: u32::from(run.first) * BLOCK_BYTES,
             length: u32::from(run.count) * BLOCK_BYTES,
-            sequence: visit.decision.as_ref().map(|decision| decision.version).unwrap_or_default(),
+            sequence: version.unwrap_or_default(),
             ..Header::new(opcode)
         })
     }
@@ -215,6 +227,10 @@ impl Replica {
         let (need, pool) = (sweep.need, sweep.pool);
         let unsettled = |held: Option<super::list::Held>| held.is_some_and(|held| held.unsettled);
         let decision = match need {
+            Need::Repair => match visit.damaged {
+                None => return self.step_to(id, Step::Checking, turn),
+                Some(damaged) => decide::repair(&visit.own, &visit.other, &damaged),
+            },
             Need::Join if visit.own_damaged => {
                 if !visit.other_held {
                     return self.end_visit(id, turn);
@@ -338,7 +354,8 @@ impl Replica {
                 self.step_to(id, Step::OtherBlocks, turn);
             }
             (Step::Fetching(at), Ok(Outcome::Read { checksums, .. })) => self.fetched(id, at, span, &checksums, turn),
-            (Step::Fetching(at), Err(_)) => self.not_fetched(id, at, turn),
+            (Step::Fetching(at), Err(_)) => self.not_fetched(id, at, None, turn),
+            (Step::Checking, result) => self.checked(id, result, turn),
             (Step::Placing(at), Ok(Outcome::Done)) => self.step_to(id, Step::Fetching(at + 1), turn),
             (Step::Plan(place), Ok(Outcome::Done)) => self.step_to(id, Step::Plan(place + 1), turn),
             (Step::FreeOwn, Ok(Outcome::Done)) => {
@@ -382,6 +399,7 @@ impl Replica {
                 Step::Locking
                 | Step::OwnBlocks
                 | Step::OtherBlocks
+                | Step::Checking
                 | Step::Deciding
                 | Step::Fetching(_)
                 | Step::Placing(_)
@@ -409,10 +427,10 @@ impl Replica {
         let (Some(run), Some(span)) = (decision.runs.get(at).copied(), span) else { return };
         let wanted = decision.checksums.iter().skip(usize::from(run.first)).take(usize::from(run.count));
         if checksums.len() != usize::from(run.count) || !checksums.as_slice().iter().eq(wanted) {
-            return self.not_fetched(id, at, turn);
+            return self.not_fetched(id, at, Some(checksums), turn);
         }
         let (key, slot, other, owner) = (visit.key, sweep.slot, sweep.other, Owner::Visit(id));
-        let version = Version { sequence: decision.version, epoch: visit.epoch };
+        let version = Version { sequence: run.version, epoch: visit.epoch };
         turn.buffers.retain(span.buffer);
         let asked = match (run.from_own, other) {
             (true, Some((_, peer))) => {
@@ -439,23 +457,63 @@ impl Replica {
         }
     }
 
-    /// A run's bytes cannot be had, or are others: as if that copy had none.
-    fn not_fetched(&mut self, id: OpId, at: usize, turn: &mut Turn<'_, impl Buffers>) {
+    /// A run's bytes cannot be had, or are others (`found`): for each block of which that is so, as if that copy had none.
+    fn not_fetched(&mut self, id: OpId, at: usize, found: Option<&ChecksumList>, turn: &mut Turn<'_, impl Buffers>) {
         let Some(visit) = self.resync.visits.get_mut(id) else { return };
-        let Some(run) = visit.decision.take().and_then(|decision| decision.runs.get(at).copied()) else { return };
-        visit.spoilt += 1;
-        decide::spoil(if run.from_own { &mut visit.own } else { &mut visit.other }, run.first, run.count);
+        let Some(decision) = visit.decision.as_deref_mut() else { return };
+        let Some(run) = decision.runs.get(at).copied() else { return };
+        if found.is_none() && run.count > 1 {
+            decision.split(at);
+            return self.step_to(id, Step::Fetching(at), turn);
+        }
+        let list = if run.from_own { &mut visit.own } else { &mut visit.other };
+        let first = usize::from(run.first);
+        for block in first..first + usize::from(run.count) {
+            let is_right = found.is_some_and(|found| found.as_slice().get(block - first) == Some(&decision.checksums[block]));
+            if !is_right {
+                decide::spoil(list, block);
+                visit.spoilt += 1;
+            }
+        }
+        visit.decision = None;
         let sweep = visit.sweep;
-        if visit.spoilt > BLOCKS_PER_EXTENT {
+        // Each block of each copy at most once.
+        if visit.spoilt > 2 * BLOCKS_PER_EXTENT {
             return self.give_up(sweep, PAUSE_LONG, turn);
         }
+        self.step_to(id, Step::Deciding, turn);
+    }
+
+    /// Our blocks as they are on the medium, for a repair.
+    fn checked(&mut self, id: OpId, result: Result<Outcome, StoreError>, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(visit) = self.resync.visits.get_mut(id) else { return };
+        let Some(range) = self.resync.sweeps.get(visit.sweep).and_then(|sweep| sweep.repair) else { return };
+        let mut damaged = BlockSet::default();
+        for (place, block) in (0..range.count).filter_map(|place| Some((place, range.first.get().checked_add(u8::try_from(place).ok()?)?)))
+        {
+            let info = visit.own[usize::from(block)].info;
+            let found = match &result {
+                Ok(Outcome::Read { checksums, .. }) => checksums.as_slice().get(usize::from(place)).copied(),
+                // Which of them cannot be read is not known.
+                Ok(_) | Err(_) => None,
+            };
+            if info.content == Content::Data && found != Some(info.checksum) {
+                damaged.insert(block);
+            }
+        }
+        visit.damaged = Some(damaged);
         self.step_to(id, Step::Deciding, turn);
     }
 
     fn end_visit(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(visit) = self.resync.visits.get(id) else { return };
         let (sweep, key) = (visit.sweep, visit.key);
-        if let Some(decision) = visit.decision.as_deref() {
+        let is_repair = self.resync.sweeps.get(sweep).is_some_and(|sweep| sweep.need == Need::Repair);
+        if let (true, Some(decision)) = (is_repair, visit.decision.as_deref()) {
+            let blocks = decision.runs.iter().map(|run| u32::from(run.count)).sum::<u32>();
+            self.resync.counts.repaired += u64::from(blocks);
+            turn.out.push(Effect::Event(Event::Repaired { key, blocks, lost: decision.lost }));
+        } else if let Some(decision) = visit.decision.as_deref() {
             self.resync.counts.unrecorded += u64::from(decision.unrecorded);
             self.resync.counts.lost += u64::from(decision.lost);
             if decision.unrecorded + decision.lost > 0 {

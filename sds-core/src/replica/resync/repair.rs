@@ -1,0 +1,72 @@
+//! Repair on read: a block that is not what is recorded takes the bytes of the other copy, and whoever asked for it gets them.
+//!
+//! Invariant I12: only bytes that match what our own record says, at the same version, are taken.
+//!
+//! Must not know: how bytes are fetched and compared ([`super::visit`]).
+
+use super::{Need, Replica, Seen, Step, Sweep};
+use crate::buffer::Buffers;
+use crate::collections::{Map, OpId, Set};
+use crate::error::Status;
+use crate::replica::Turn;
+use crate::replica::request::{Kind, Route};
+use crate::replica::view::pair::Side;
+use crate::store::interface::{ExtentKey, StoreError};
+use std::collections::VecDeque;
+
+impl Replica {
+    /// Whether a read that failed here may be answered after a repair from the other copy.
+    pub(in crate::replica) fn may_repair(&self, op: OpId, error: StoreError) -> bool {
+        let Some(request) = self.requests.get(op) else { return false };
+        let Some(route) = request.route else { return false };
+        let is_of_block = matches!(error, StoreError::Mismatch { .. } | StoreError::Device { .. });
+        let reads = matches!(request.kind, Kind::Read | Kind::Fragment) && request.version.is_none() && request.link.is_some();
+        let is_open = self.devices.get(route.slot).is_some_and(crate::replica::devices::Device::is_open);
+        let pair = self.view.pair(route.pool, route.shard);
+        let has_other = pair.is_some_and(|pair| pair.side == Side::Primary && pair.joiner.is_none() && pair.broken.is_none());
+        // Once: what the other copy cannot help with is an error. But one that is under way is waited for.
+        is_of_block && reads && is_open && has_other && (!request.repaired || self.is_being_repaired(route.key))
+    }
+
+    fn is_being_repaired(&self, key: ExtentKey) -> bool {
+        self.resync.sweeps.iter().any(|(_, sweep)| sweep.need == Need::Repair && sweep.pending.contains(&key))
+    }
+
+    /// Puts a read aside until its blocks have been repaired.
+    pub(in crate::replica) fn repair(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(request) = self.requests.get_mut(op) else { return };
+        let Some(route) = request.route else { return };
+        let is_under_way = self.is_being_repaired(route.key);
+        let is_ready = self.view.pair(route.pool, route.shard).is_some_and(|pair| self.peers.get(pair.peer).is_ready());
+        let begins = !is_under_way && is_ready && !self.resync.sweeps.is_full();
+        // Of one that could not be begun nothing is remembered: its client asks again.
+        if let Some(request) = self.requests.get_mut(op) {
+            request.repaired = begins;
+        }
+        // Without its lock, which the repair needs.
+        self.park(op, None, None, Status::NotReady, turn);
+        if begins {
+            self.begin_repair(&route, turn);
+        }
+    }
+
+    fn begin_repair(&mut self, route: &Route, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(pair) = self.view.pair(route.pool, route.shard) else { return };
+        let sweep = Sweep {
+            need: Need::Repair,
+            slot: route.slot,
+            other: Some((pair.other, pair.peer)),
+            pool: route.pool,
+            shards: core::iter::once((route.shard, route.epoch)).collect(),
+            step: Step::Visiting,
+            seen: Map::default(),
+            touched: Set::default(),
+            work: VecDeque::from([(route.key, Seen::default())]),
+            pending: core::iter::once(route.key).collect(),
+            asking: false,
+            repair: Some(route.range),
+        };
+        let Ok(id) = self.resync.sweeps.insert(sweep) else { unreachable!("looked at before") };
+        self.begin_visits(id, turn);
+    }
+}

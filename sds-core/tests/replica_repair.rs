@@ -1,0 +1,169 @@
+//! Damaged blocks where two copies are kept: what is read is right or an error, and is repaired from wherever it is right.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
+mod pair_rig;
+mod replica_rig;
+
+use pair_rig::Pair;
+use replica_rig::*;
+use sds_core::error::Status;
+use sds_core::machine::LinkId;
+use sds_core::replica::interface::Event;
+use sds_core::unit::*;
+use sds_core::wire::*;
+
+const MS: fn(u64) -> Nanos = Nanos::from_millis;
+
+/// Two nodes with blocks of 1, 2, 3, … in extent 0, at rest.
+fn written(blocks: u8) -> (Pair, LinkId) {
+    let mut pair = Pair::governed();
+    let alice = pair.nodes[0].login(ALICE, 1);
+    for number in 1..=blocks {
+        let request = pair.nodes[0].write(alice, 0, u32::from(number - 1) * BLOCK_BYTES, &block(number));
+        pair.run();
+        assert_eq!(pair.nodes[0].answer(request).unwrap().status(), Status::Ok);
+    }
+    pair.run_for(MS(3000));
+    (pair, alice)
+}
+
+fn read(pair: &mut Pair, alice: LinkId, first: u32, count: u32) -> Result<Vec<u8>, Status> {
+    let epoch = pair.governor().entries[shard(0).get() as usize].epoch;
+    let header = Header { epoch, ..pair.nodes[0].header(Opcode::Read, 0, first * BLOCK_BYTES, count * BLOCK_BYTES) };
+    let request = pair.nodes[0].send(alice, header);
+    pair.run_for(MS(300));
+    let answer = pair.nodes[0].answer(request).expect("answered");
+    if answer.status() == Status::Ok { Ok(answer.bytes) } else { Err(answer.status()) }
+}
+
+fn contents(range: core::ops::RangeInclusive<u8>) -> Vec<u8> {
+    range.flat_map(block).collect()
+}
+
+fn repaired(pair: &Pair) -> u64 {
+    pair.nodes[0].replica.status().resync.repaired
+}
+
+#[test]
+fn a_damaged_block_is_read_right_and_repaired() {
+    let (mut pair, alice) = written(8);
+    assert!(pair.nodes[0].disks[0].flip_first_of(3));
+    assert_eq!(read(&mut pair, alice, 0, 8), Ok(contents(1..=8)));
+    assert_eq!(repaired(&pair), 1, "one block was damaged, and one is written");
+    assert!(pair.nodes[0].events.iter().any(|event| matches!(event, Event::Repaired { blocks: 1, lost: 0, .. })));
+    let mismatches = pair.nodes[0].replica.devices()[0].statistics.faults.data_mismatches;
+    assert_eq!(mismatches, 1, "it is counted");
+    assert_eq!(read(&mut pair, alice, 2, 1), Ok(contents(3..=3)));
+    assert_eq!((repaired(&pair), pair.nodes[0].replica.devices()[0].statistics.faults.data_mismatches), (1, mismatches), "for good");
+    pair.nodes.iter().for_each(Node::assert_idle);
+}
+
+#[test]
+fn a_block_damaged_on_both_copies_is_an_error_and_its_neighbours_are_not() {
+    let (mut pair, alice) = written(4);
+    assert!(pair.nodes[0].disks[0].flip_first_of(2));
+    assert!(pair.nodes[1].disks[0].flip_first_of(2));
+    assert_eq!(read(&mut pair, alice, 1, 1), Err(Status::Corrupt));
+    for (at, value) in [(0, 1), (2, 3), (3, 4)] {
+        assert_eq!(read(&mut pair, alice, at, 1), Ok(block(value)));
+    }
+    assert_eq!(repaired(&pair), 0, "nothing is invented");
+    // A new write makes it whole again.
+    let request = pair.nodes[0].write(alice, 0, BLOCK_BYTES, &block(9));
+    pair.run();
+    assert_eq!(pair.nodes[0].answer(request).unwrap().status(), Status::Ok);
+    assert_eq!(read(&mut pair, alice, 1, 1), Ok(block(9)));
+    pair.nodes.iter().for_each(Node::assert_idle);
+}
+
+#[test]
+fn blocks_damaged_here_and_there_are_each_repaired() {
+    let (mut pair, alice) = written(16);
+    for value in [1, 5, 6, 16] {
+        assert!(pair.nodes[0].disks[0].flip_first_of(value));
+    }
+    assert_eq!(read(&mut pair, alice, 0, 16), Ok(contents(1..=16)));
+    assert_eq!(repaired(&pair), 4);
+}
+
+#[test]
+fn a_fragment_of_a_damaged_block_is_merged_with_what_is_right() {
+    let (mut pair, alice) = written(4);
+    assert!(pair.nodes[0].disks[0].flip_first_of(2));
+    let fragment = pair.nodes[0].fragment(alice, 0, BLOCK_BYTES + 512, &[9; 512]);
+    pair.run_for(MS(300));
+    assert_eq!(pair.nodes[0].answer(fragment).unwrap().status(), Status::Ok);
+    let mut expected = block(2);
+    expected[512..1024].fill(9);
+    assert_eq!(read(&mut pair, alice, 1, 1), Ok(expected));
+}
+
+#[test]
+fn many_readers_of_a_damaged_block_wait_for_one_repair() {
+    let (mut pair, alice) = written(4);
+    assert!(pair.nodes[0].disks[0].flip_first_of(2));
+    let requests: Vec<_> = (0..10).map(|_| pair.nodes[0].read(alice, 0, BLOCK_BYTES, BLOCK_BYTES)).collect();
+    pair.run_for(MS(300));
+    for request in requests {
+        assert_eq!(pair.nodes[0].answer(request).unwrap().bytes, block(2));
+    }
+    assert_eq!(repaired(&pair), 1);
+}
+
+#[test]
+fn without_the_other_copy_a_damaged_block_is_an_error() {
+    let (mut pair, alice) = written(4);
+    pair.kill(1, false);
+    pair.run_for(MS(1500));
+    assert!(pair.nodes[0].disks[0].flip_first_of(2));
+    assert_eq!(read(&mut pair, alice, 1, 1), Err(Status::Corrupt));
+}
+
+fn rejoin(pair: &mut Pair) {
+    pair.start(1);
+    for _ in 0..100 {
+        pair.run_for(MS(100));
+        if pair.governor().is_clean() {
+            return;
+        }
+    }
+    panic!("the copy does not come back: {:?}", pair.governor().entries[0]);
+}
+
+#[test]
+fn a_block_that_is_damaged_while_a_copy_is_away_does_not_keep_it_away() {
+    let (mut pair, alice) = written(8);
+    pair.kill(1, false);
+    pair.run_for(MS(1500));
+    // One that the other has as well, one that only we had.
+    let epoch = pair.governor().entries[shard(0).get() as usize].epoch;
+    for (at, value) in [(2_u32, 43_u8), (3, 44), (4, 45)] {
+        let header = Header { epoch, ..pair.nodes[0].header(Opcode::Write, 0, at * BLOCK_BYTES, BLOCK_BYTES) };
+        let request = pair.nodes[0].send_bytes(alice, header, &block(value));
+        pair.run();
+        assert_eq!(pair.nodes[0].answer(request).unwrap().status(), Status::Ok);
+    }
+    pair.run_for(MS(3000));
+    assert!(pair.nodes[0].disks[0].flip_first_of(44));
+    rejoin(&mut pair);
+    assert_eq!(read(&mut pair, alice, 3, 1), Err(Status::Corrupt), "nobody has it");
+    assert_eq!(read(&mut pair, alice, 2, 1), Ok(block(43)), "its neighbours in the same run are copied");
+    assert_eq!(read(&mut pair, alice, 4, 1), Ok(block(45)));
+    // And they are on the other copy, which goes on alone.
+    pair.kill(0, false);
+    pair.run_for(MS(3000));
+    let epoch = pair.governor().entries[shard(0).get() as usize].epoch;
+    let link = pair.nodes[1].login(ALICE, 60);
+    for (at, expected) in [(2, Ok(43)), (3, Err(Status::DeviceFailed)), (4, Ok(45)), (5, Ok(6))] {
+        let header = Header {
+            epoch,
+            connection: sds_core::id::ConnectionNumber::new(60),
+            ..pair.nodes[1].header(Opcode::Read, 0, at * BLOCK_BYTES, BLOCK_BYTES)
+        };
+        let request = pair.nodes[1].send(link, header);
+        pair.run_for(MS(100));
+        let answer = pair.nodes[1].answer(request).expect("answered");
+        let found = if answer.status() == Status::Ok { Ok(answer.bytes[0]) } else { Err(answer.status()) };
+        assert_eq!(found, expected, "block {at}: never the older bytes");
+    }
+}
