@@ -85,6 +85,12 @@ impl Daemon {
         Err(BenchError::NotReady { program: self.program.clone(), seconds, log: self.log.clone() })
     }
 
+    /// Ends it as a crash would: kill -9.
+    pub fn kill(mut self) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+
     /// Whether it still runs.
     ///
     /// # Errors

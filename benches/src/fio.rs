@@ -24,6 +24,8 @@ pub struct FioResult {
     pub p99_us: f64,
     /// 99.9 % are not slower.
     pub p999_us: f64,
+    /// None is slower.
+    pub max_us: f64,
     /// CPU time of fio itself, in microseconds.
     pub cpu_us: f64,
 }
@@ -92,6 +94,7 @@ fn parse(text: &str, workload: &Workload) -> Result<FioResult, BenchError> {
         p50_us: percentile("50.000000")?,
         p99_us: percentile("99.000000")?,
         p999_us: percentile("99.900000")?,
+        max_us: number(&mixed["clat_ns"]["max"], "max")? / 1e3,
         cpu_us: (number(&job["usr_cpu"], "usr_cpu")? + number(&job["sys_cpu"], "sys_cpu")?) / 100.0 * runtime_us,
     };
     if result.requests < 1.0 {
@@ -121,7 +124,7 @@ mod tests {
 
     const SAMPLE: &str = r#"fio: connected to NBD server
 {"fio version":"fio-3.33","jobs":[{"error":0,"job_runtime":1001,"usr_cpu":6.0,"sys_cpu":28.0,"mixed":{"iops":14648.7,"bw_bytes":60001085,
-"total_ios":14678,"clat_ns":{"mean":2172634.18,"percentile":{"50.000000":2146304,"99.000000":4947968,"99.900000":17170432}}}}]}"#;
+"total_ios":14678,"clat_ns":{"mean":2172634.18,"max":20170432,"percentile":{"50.000000":2146304,"99.000000":4947968,"99.900000":17170432}}}}]}"#;
 
     #[test]
     fn json_is_read_past_the_chatter_before_it() {

@@ -57,6 +57,14 @@ const fn one(title: &'static str, subject: Subject, bound: Bound) -> Goal {
     Goal { title, system: SystemKind::OursOne, subject, bound }
 }
 
+const fn five_two(title: &'static str, subject: Subject, bound: Bound) -> Goal {
+    Goal { title, system: SystemKind::OursFiveTwo, subject, bound }
+}
+
+const fn one_two(title: &'static str, subject: Subject, bound: Bound) -> Goal {
+    Goal { title, system: SystemKind::OursOneTwo, subject, bound }
+}
+
 const READ_CPU: Subject = Subject::Ratio("read-4k-qd32", Figure::ServerCpu);
 const WRITE_CPU: Subject = Subject::Ratio("write-4k-qd32", Figure::ServerCpu);
 const READ_P50: Subject = Subject::Ratio("read-4k-qd1", Figure::P50);
@@ -65,7 +73,9 @@ const READ_BANDWIDTH: Subject = Subject::Ratio("read-1m-qd8", Figure::Bandwidth)
 const WRITE_BANDWIDTH: Subject = Subject::Ratio("write-1m-qd8", Figure::Bandwidth);
 const SPREAD: Subject = Subject::OwnRatio("write-4k-qd32", "write-4k-qd32-near");
 
-const GOALS: [Goal; 22] = [
+const FLUSH_P50: Subject = Subject::Ratio("write-flush-4k-qd1", Figure::P50);
+
+const GOALS: [Goal; 34] = [
     five("server CPU per 4 KiB random read, depth 32, ÷ qemu-nbd", READ_CPU, Bound::AtMost(1.2)),
     five("server CPU per 4 KiB random write, depth 32, ÷ qemu-nbd", WRITE_CPU, Bound::AtMost(1.3)),
     five("p50 of 4 KiB random read, depth 1, ÷ qemu-nbd", READ_P50, Bound::AtMost(1.6)),
@@ -89,6 +99,18 @@ const GOALS: [Goal; 22] = [
     // Five daemons, each below one percent.
     five("idle daemons, percent of a core, five together", Subject::Idle, Bound::AtMost(5.0)),
     one("idle daemon, percent of a core", Subject::Idle, Bound::AtMost(1.0)),
+    five_two("server CPU per 4 KiB random read, depth 32, ÷ qemu-nbd", READ_CPU, Bound::AtMost(1.2)),
+    five_two("server CPU per 4 KiB random write, depth 32, ÷ qemu-nbd", WRITE_CPU, Bound::AtMost(1.8)),
+    five_two("p50 of 4 KiB random read, depth 1, ÷ qemu-nbd", READ_P50, Bound::AtMost(1.6)),
+    five_two("p50 of 4 KiB random write, depth 1, ÷ qemu-nbd", WRITE_P50, Bound::AtMost(2.2)),
+    five_two("p50 of 4 KiB random write + flush, depth 1, ÷ qemu-nbd", FLUSH_P50, Bound::AtMost(2.5)),
+    five_two("bandwidth of 1 MiB sequential read ÷ qemu-nbd", READ_BANDWIDTH, Bound::AtLeast(0.8)),
+    five_two("bandwidth of 1 MiB sequential write ÷ qemu-nbd", WRITE_BANDWIDTH, Bound::AtLeast(0.6)),
+    one_two("server CPU per 4 KiB random read, depth 32, ÷ qemu-nbd", READ_CPU, Bound::AtMost(1.0)),
+    one_two("server CPU per 4 KiB random write, depth 32, ÷ qemu-nbd", WRITE_CPU, Bound::AtMost(1.4)),
+    one_two("p50 of 4 KiB random read, depth 1, ÷ qemu-nbd", READ_P50, Bound::AtMost(1.2)),
+    one_two("p50 of 4 KiB random write, depth 1, ÷ qemu-nbd", WRITE_P50, Bound::AtMost(1.6)),
+    one_two("p50 of 4 KiB random write + flush, depth 1, ÷ qemu-nbd", FLUSH_P50, Bound::AtMost(2.5)),
 ];
 
 /// What became of every goal that the results say something about.

@@ -15,18 +15,19 @@ const START_SECONDS: u64 = 900;
 ///
 /// # Errors
 /// When it does not become ready.
-pub fn one_process(place: &Place) -> Result<(Vec<Daemon>, String), BenchError> {
-    let dir = fresh(&place.dir.join("ours-one"))?;
+pub fn one_process(place: &Place, copies: u64) -> Result<(Vec<Daemon>, String), BenchError> {
+    let name = if copies == 1 { "ours-one" } else { "ours-one-two" };
+    let dir = fresh(&place.dir.join(name))?;
     let (nbd, rest) = (free_port()?, free_port()?);
     let mut command = Command::new(place.bin_dir.join("sdsctl"));
     command
         .args(["up", "--sds", &SDS_COUNT.to_string(), "--devices-per-sds", "1"])
-        .args(["--device-size", &device_bytes(place.size).to_string()])
+        .args(["--copies", &copies.to_string(), "--device-size", &device_bytes(place.size * copies).to_string()])
         .args(["--volume", &format!("bench={}", place.size)])
         .args(["--nbd", &format!("127.0.0.1:{nbd}"), "--rest", &format!("127.0.0.1:{rest}")])
         .arg("--dir")
         .arg(&dir);
-    let mut daemon = Daemon::start(&mut command, &place.log("ours-one"))?;
+    let mut daemon = Daemon::start(&mut command, &place.log(name))?;
     let line = daemon.wait_for_line("ready nbd://", START_SECONDS)?;
     let uri = line.trim_start_matches("ready ").trim().to_owned();
     daemon.wait_until(60, || answers(&uri))?;
@@ -42,6 +43,8 @@ pub struct Shape {
     pub servers: u64,
     /// Bytes of each device.
     pub device_bytes: u64,
+    /// Copies of each block.
+    pub copies: u64,
     /// `SDS_LOG` of the data servers.
     pub log: &'static str,
 }
@@ -58,8 +61,40 @@ impl Shape {
 ///
 /// # Errors
 /// When one of them does not become ready.
-pub fn five_processes(place: &Place) -> Result<(Vec<Daemon>, String), BenchError> {
-    processes(place, &Shape { name: "ours-five", servers: SDS_COUNT, device_bytes: device_bytes(place.size), log: "info" })
+pub fn five_processes(place: &Place, copies: u64) -> Result<(Vec<Daemon>, String), BenchError> {
+    let name = if copies == 1 { "ours-five" } else { "ours-five-two" };
+    processes(place, &Shape { name, servers: SDS_COUNT, device_bytes: device_bytes(place.size * copies), copies, log: "info" })
+}
+
+/// Starts a data server, from 1, by the configuration that [`processes`] has written; also again.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn server(place: &Place, shape: &Shape, number: u64) -> Result<Daemon, BenchError> {
+    let mut command = Command::new(place.bin_dir.join("sds"));
+    command.arg("--config").arg(place.dir.join(shape.name).join(format!("sds{number}.toml"))).env("SDS_LOG", shape.log);
+    Daemon::start(&mut command, &shape.server_log(place, number))
+}
+
+/// How many shards of a system have all their copies, and how many there are.
+#[must_use]
+pub fn clean_shards(place: &Place, api: &str) -> Option<(u64, u64)> {
+    let text = run(Command::new(place.bin_dir.join("sdsctl")).args(["--api", api, "status", "--output", "json"])).ok()?;
+    let status = serde_json::from_str::<serde_json::Value>(&text).ok()?;
+    let pools = status["pools"].as_array()?;
+    let sum = |state: &str| pools.iter().filter_map(|pool| pool["shards"][state].as_u64()).sum::<u64>();
+    Some((sum("clean"), sum("total")))
+}
+
+/// Address of the API of a system that [`processes`] has started.
+///
+/// # Errors
+/// When its configuration cannot be read.
+pub fn api(place: &Place, shape: &Shape) -> Result<String, BenchError> {
+    let path = place.dir.join(shape.name).join("mdm.toml");
+    let text = std::fs::read_to_string(&path).map_err(BenchError::file("read", &path))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("api = ")).unwrap_or_default();
+    Ok(line.trim_matches('"').to_owned())
 }
 
 /// One `mdm`, as many `sds` as asked for, one `sdc nbd`, over TCP: in this order.
@@ -67,7 +102,7 @@ pub fn five_processes(place: &Place) -> Result<(Vec<Daemon>, String), BenchError
 /// # Errors
 /// When one of them does not become ready.
 pub fn processes(place: &Place, shape: &Shape) -> Result<(Vec<Daemon>, String), BenchError> {
-    let Shape { name, servers, device_bytes, log } = *shape;
+    let Shape { name, servers, device_bytes, copies, log: _ } = *shape;
     let dir = fresh(&place.dir.join(name))?;
     let (control, rest, nbd) = (free_port()?, free_port()?, free_port()?);
     let mut daemons = Vec::new();
@@ -78,29 +113,32 @@ pub fn processes(place: &Place, shape: &Shape) -> Result<(Vec<Daemon>, String), 
     )?;
     let mdm_log = place.log(&format!("{name}-mdm"));
     daemons.push(Daemon::start(Command::new(place.bin_dir.join("mdm")).arg("--config").arg(config), &mdm_log)?);
+    let api = format!("127.0.0.1:{rest}");
+    let sdsctl = place.bin_dir.join("sdsctl");
+    let pool = if copies == 1 { "default" } else { "pairs" };
+    if let (Some(mdm), true) = (daemons.last_mut(), copies > 1) {
+        let create = || run(Command::new(&sdsctl).args(["--api", &api, "pool", "create", pool, "--copies", &copies.to_string()])).is_ok();
+        mdm.wait_until(60, create)?;
+    }
 
     for number in 1..=servers {
         let port = free_port()?;
-        let config = write(
+        write(
             &dir.join(format!("sds{number}.toml")),
             &format!(
                 "name = \"sds{number}\"\nstate_dir = {:?}\nlisten = \"127.0.0.1:{port}\"\nmdm = [\"127.0.0.1:{control}\"]\n\n\
-                 [[device]]\npath = {:?}\nsize = {device_bytes}\nformat = \"if-blank\"\n",
+                 [[device]]\npath = {:?}\nsize = {device_bytes}\nformat = \"if-blank\"\npool = {pool:?}\n",
                 dir.join(format!("sds{number}")),
                 dir.join(format!("device{number}.img")),
             ),
         )?;
-        let mut command = Command::new(place.bin_dir.join("sds"));
-        command.arg("--config").arg(config).env("SDS_LOG", log);
-        daemons.push(Daemon::start(&mut command, &shape.server_log(place, number))?);
+        daemons.push(server(place, shape, number)?);
     }
 
-    let api = format!("127.0.0.1:{rest}");
-    let sdsctl = place.bin_dir.join("sdsctl");
     if let Some(last) = daemons.last_mut() {
         last.wait_until(START_SECONDS, || devices_open(&sdsctl, &api, servers))?;
     }
-    run(Command::new(&sdsctl).args(["--api", &api, "volume", "create", "bench", "--size", &place.size.to_string()]))?;
+    run(Command::new(&sdsctl).args(["--api", &api, "volume", "create", "bench", "--pool", pool, "--size", &place.size.to_string()]))?;
 
     let mut command = Command::new(place.bin_dir.join("sdc"));
     command.args(["nbd", "--mdm", &format!("127.0.0.1:{control}"), "--listen", &format!("127.0.0.1:{nbd}"), "bench"]);

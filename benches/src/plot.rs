@@ -21,6 +21,8 @@ const fn color(system: SystemKind) -> &'static str {
         SystemKind::Nbdkit => "#a0cbe8",
         SystemKind::OursFive => "#f28e2b",
         SystemKind::OursOne => "#e15759",
+        SystemKind::OursFiveTwo => "#59a14f",
+        SystemKind::OursOneTwo => "#b07aa1",
     }
 }
 

@@ -24,11 +24,16 @@ pub enum SystemKind {
     OursFive,
     /// `sdsctl up`: everything in one process.
     OursOne,
+    /// The five with two copies of each block.
+    OursFiveTwo,
+    /// The one with two copies.
+    OursOneTwo,
 }
 
 impl SystemKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Bound, Self::QemuNbd, Self::Nbdkit, Self::OursFive, Self::OursOne];
+    pub const ALL: [Self; 7] =
+        [Self::Bound, Self::QemuNbd, Self::Nbdkit, Self::OursFive, Self::OursOne, Self::OursFiveTwo, Self::OursOneTwo];
 
     /// Its name in tables.
     #[must_use]
@@ -39,6 +44,8 @@ impl SystemKind {
             Self::Nbdkit => "nbdkit file (page cache)",
             Self::OursFive => "ours, five processes",
             Self::OursOne => "ours, one process",
+            Self::OursFiveTwo => "ours, two copies, five processes",
+            Self::OursOneTwo => "ours, two copies, one process",
         }
     }
 
@@ -51,6 +58,8 @@ impl SystemKind {
             Self::Nbdkit => "nbdkit",
             Self::OursFive => "ours-five",
             Self::OursOne => "ours-one",
+            Self::OursFiveTwo => "ours-five-two",
+            Self::OursOneTwo => "ours-one-two",
         }
     }
 
@@ -59,7 +68,7 @@ impl SystemKind {
     pub const fn is_ours(self) -> bool {
         match self {
             Self::Bound | Self::QemuNbd | Self::Nbdkit => false,
-            Self::OursFive | Self::OursOne => true,
+            Self::OursFive | Self::OursOne | Self::OursFiveTwo | Self::OursOneTwo => true,
         }
     }
 }
@@ -130,11 +139,19 @@ impl System {
                 Self::served(kind, command, format!("nbd://127.0.0.1:{port}/"), place)
             }
             SystemKind::OursFive => {
-                let (daemons, uri) = ours::five_processes(place)?;
+                let (daemons, uri) = ours::five_processes(place, 1)?;
                 Self::filled(kind, daemons, uri, place)
             }
             SystemKind::OursOne => {
-                let (daemons, uri) = ours::one_process(place)?;
+                let (daemons, uri) = ours::one_process(place, 1)?;
+                Self::filled(kind, daemons, uri, place)
+            }
+            SystemKind::OursFiveTwo => {
+                let (daemons, uri) = ours::five_processes(place, 2)?;
+                Self::filled(kind, daemons, uri, place)
+            }
+            SystemKind::OursOneTwo => {
+                let (daemons, uri) = ours::one_process(place, 2)?;
                 Self::filled(kind, daemons, uri, place)
             }
         }

@@ -27,7 +27,7 @@ const COUNTERS_LAG: Duration = Duration::from_millis(600);
 /// Extents are sealed a second after the last write; by now all are.
 const REST: Duration = Duration::from_secs(4);
 
-const SHAPE: Shape = Shape { name: "writes", servers: 1, device_bytes: 0, log: "info,counters=debug" };
+const SHAPE: Shape = Shape { name: "writes", servers: 1, device_bytes: 0, copies: 1, log: "info,counters=debug" };
 
 /// One job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -251,12 +251,13 @@ fn log(node: &str, event: &Event) -> bool {
         Event::Store { slot, event } => log_store(node, slot.0, event),
         Event::LinkRefused { link, reason } => tracing::warn!(node, link = link.get(), reason, "link refused"),
         Event::PayloadDamaged { link } => tracing::warn!(node, link = link.get(), "a payload arrived damaged; it is asked for again"),
-        Event::Resynced { slot, other, shards } => {
+        Event::Resynced { slot, other, shards, bytes } => {
             tracing::info!(
                 node,
                 slot = slot.0,
                 other = other.map(sds_core::id::DeviceId::get),
                 shards,
+                bytes,
                 "shards are the same on both devices again"
             );
         }

@@ -209,6 +209,8 @@ pub enum Event {
         other: Option<DeviceId>,
         /// How many shards.
         shards: usize,
+        /// Bytes of blocks that were sent to the other copy for that.
+        bytes: u64,
     },
     /// The other copy's device, or ours, refused what settling or resyncing needs; it is tried again.
     ResyncRefused {

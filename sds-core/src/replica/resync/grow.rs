@@ -11,7 +11,7 @@ use crate::buffer::Buffers;
 use crate::collections::OpId;
 use crate::protocol::resync::Progress;
 use crate::replica::Turn;
-use crate::replica::interface::{Effect, Event};
+use crate::replica::interface::Effect;
 use crate::replica::view::pair::JoinStage;
 use crate::wire::{Header, Opcode};
 
@@ -19,7 +19,7 @@ impl Replica {
     /// Nothing of a sweep is left to be visited.
     pub(super) fn all_visited(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(sweep) = self.resync.sweeps.get_mut(id) else { return };
-        let event = Event::Resynced { slot: sweep.slot, other: sweep.other.map(|(member, _)| member.device), shards: sweep.shards.len() };
+        let event = sweep.done();
         match sweep.need {
             Need::Alone | Need::Pair => {
                 for (shard, epoch) in &sweep.shards {
@@ -70,7 +70,7 @@ impl Replica {
         let Some(sweep) = self.resync.sweeps.get(id) else { return };
         let progress = Progress { missing: sweep.pending.len() as u64, flushed: true, needed: sweep.step == Step::Flushing };
         assert!(progress.may_propose(), "I4: needed, then flushed, then proposed");
-        let event = Event::Resynced { slot: sweep.slot, other: sweep.other.map(|(member, _)| member.device), shards: sweep.shards.len() };
+        let event = sweep.done();
         let peer = sweep.other.map(|(_, peer)| peer);
         self.set_join_stage(id, JoinStage::Proposed);
         self.sweep_done(id, turn);

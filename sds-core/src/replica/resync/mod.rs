@@ -20,7 +20,7 @@ mod repair;
 mod serve;
 mod visit;
 
-use super::interface::DeviceSlot;
+use super::interface::{DeviceSlot, Event};
 use super::peer::PeerIndex;
 use super::status::ResyncCounts;
 use super::view::pair::JoinStage;
@@ -111,8 +111,18 @@ struct Sweep {
     pending: Set<ExtentKey>,
     /// A question of the sweep itself is out.
     asking: bool,
+    /// Bytes given to the other copy.
+    sent: u64,
     /// What is to be repaired, of the one extent.
     repair: Option<BlockRange>,
+}
+
+impl Sweep {
+    /// What is to be told at its end.
+    fn done(&self) -> Event {
+        let other = self.other.map(|(member, _)| member.device);
+        Event::Resynced { slot: self.slot, other, shards: self.shards.len(), bytes: self.sent }
+    }
 }
 
 /// All sweeps of a node.
@@ -235,6 +245,7 @@ impl Replica {
                 work: VecDeque::new(),
                 pending: Set::default(),
                 asking: false,
+                sent: 0,
                 repair: None,
             };
             let Ok(id) = self.resync.sweeps.insert(sweep) else { unreachable!("looked at above") };

@@ -64,6 +64,7 @@ impl Replica {
             work: VecDeque::from([(route.key, Seen::default())]),
             pending: core::iter::once(route.key).collect(),
             asking: false,
+            sent: 0,
             repair: Some(route.range),
         };
         let Ok(id) = self.resync.sweeps.insert(sweep) else { unreachable!("looked at before") };

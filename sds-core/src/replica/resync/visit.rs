@@ -435,6 +435,10 @@ impl Replica {
         let asked = match (run.from_own, other) {
             (true, Some((_, peer))) => {
                 self.resync.counts.bytes_sent += u64::from(span.len);
+                let sweep = visit.sweep;
+                if let Some(sweep) = self.resync.sweeps.get_mut(sweep) {
+                    sweep.sent += u64::from(span.len);
+                }
                 match self.header_about(id, Opcode::Copy, Some(run)) {
                     Some(header) => self.ask_other(owner, peer, header, Some((span, *checksums)), turn),
                     None => unreachable!("the visit is there"),
