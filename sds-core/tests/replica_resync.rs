@@ -246,6 +246,99 @@ fn settling_that_is_cut_short_anywhere_is_begun_anew() {
     }
 }
 
+/// A write that is in the store when the lists are made is in none of them.
+#[test]
+fn a_write_that_was_under_way_when_a_copy_began_to_join_is_on_both() {
+    let (mut pair, mut user) = one_block_each();
+    pair.kill(1, false);
+    pair.run_for(MS(1500));
+    pair.start(1);
+    user.write(&mut pair, 2, 3);
+    // The primary's disk does nothing meanwhile.
+    for _ in 0..300 {
+        while pair.step_mdm() || pair.step_disk(1) || (0..2).any(|at| pair.connect(at)) || (0..2).any(|to| pair.deliver(to)) {}
+        for node in &mut pair.nodes {
+            node.now = node.now.plus(MS(1));
+            node.input(sds_core::replica::interface::Input::Wake);
+        }
+    }
+    heal(&mut pair);
+    user.collect(&mut pair);
+    pair.kill(0, false);
+    user.forget(0);
+    pair.run_for(MS(3000));
+    user.check_all(&mut pair);
+}
+
+/// Starts a copy that has lost its power, and does something after so many steps of its return.
+fn while_it_returns(steps: usize, deed: impl FnOnce(&mut Pair, &mut User)) -> (Pair, User) {
+    let (mut pair, mut user) = one_block_each();
+    (0..4).for_each(|extent| user.write(&mut pair, extent, 5));
+    pair.run();
+    user.collect(&mut pair);
+    pair.kill(1, true);
+    pair.run_for(MS(300));
+    pair.start(1);
+    for _ in 0..steps {
+        if !pair.step() {
+            pair.run_for(Nanos::from_micros(200));
+        }
+    }
+    deed(&mut pair, &mut user);
+    (pair, user)
+}
+
+#[test]
+fn writes_at_any_moment_of_a_return_are_on_both_copies() {
+    for steps in 0..250 {
+        let (mut pair, mut user) = while_it_returns(steps, |pair, user| {
+            (0..4).for_each(|extent| user.write(pair, extent, 5));
+            (0..4).for_each(|extent| user.trim(pair, extent, 3));
+        });
+        heal(&mut pair);
+        user.collect(&mut pair);
+        pair.kill(0, false);
+        user.forget(0);
+        pair.run_for(MS(3000));
+        user.check_all(&mut pair);
+    }
+}
+
+/// A flush before the joiner is needed does not reach it: it flushes by itself before it becomes a member.
+#[test]
+fn what_was_flushed_while_a_copy_returned_is_durable_on_it() {
+    let mut flushed = 0;
+    for steps in 0..250 {
+        let (mut pair, mut user) = while_it_returns(steps, |pair, user| {
+            (0..4).for_each(|extent| user.write(pair, extent, 5));
+            pair.run_for(MS(2));
+            flushed += usize::from(user.flush(pair));
+        });
+        while !pair.governor().is_clean() {
+            if !pair.step() {
+                pair.run_for(Nanos::from_micros(200));
+            }
+        }
+        user.collect(&mut pair);
+        pair.kill(0, false);
+        user.forget(0);
+        // It goes on alone, and then its power fails.
+        for _ in 0..40 {
+            pair.run_for(MS(50));
+            if User::primary(&pair, 0).0 == 1 {
+                break;
+            }
+        }
+        pair.kill(1, true);
+        user.forget(1);
+        user.power_lost();
+        pair.start(1);
+        pair.run_for(MS(2000));
+        user.check_all(&mut pair);
+    }
+    assert!(flushed > 100, "flushes came through while it returned: {flushed}");
+}
+
 #[derive(Clone, Debug)]
 enum Deed {
     Write { extent: u32, block: u32 },

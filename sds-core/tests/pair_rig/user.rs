@@ -107,6 +107,23 @@ impl User {
         });
     }
 
+    /// Flushes at the primary of everything, as far as it gets; `true` if it was done.
+    pub fn flush(&mut self, pair: &mut Pair) -> bool {
+        self.collect(pair);
+        let Some((at, link, header)) = self.header(pair, Opcode::Flush, 0, 0) else { return false };
+        let device = super::member(at).device;
+        let covered: Vec<_> = self.open.iter().map(|(_, _, extent, block, _)| (*extent, *block)).collect();
+        let request = pair.nodes[at].send(link, Header { device, offset: 0, length: 0, ..header });
+        pair.run();
+        let done = pair.nodes[at].answer(request).is_some_and(|answer| answer.status() == Status::Ok);
+        for (place, block) in &mut self.blocks {
+            if done && !covered.contains(place) {
+                block.since_flush.clone_from(&block.may);
+            }
+        }
+        done
+    }
+
     /// Everything has been flushed, or everything has lost its power.
     pub fn flushed(&mut self) {
         assert!(self.open.is_empty(), "flushed at rest");

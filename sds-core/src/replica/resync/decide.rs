@@ -261,3 +261,88 @@ pub(super) fn repair(own: &List, other: &List, damaged: &BlockSet) -> Decision {
 pub(super) fn spoil(list: &mut List, block: usize) {
     list[block].medium = Medium::Unreadable;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::descriptor::BlockInfo;
+
+    const fn data(version: u64, checksum: u32) -> BlockEntry {
+        let info = BlockInfo { content: Content::Data, checksum: Checksum::new(checksum), version: ShardSequence::new(version) };
+        BlockEntry { info, medium: Medium::NotAsked }
+    }
+
+    fn list(entries: &[BlockEntry]) -> List {
+        let mut list = not_held();
+        list[..entries.len()].copy_from_slice(entries);
+        list
+    }
+
+    fn damaged(blocks: &[u8]) -> BlockSet {
+        let mut set = BlockSet::default();
+        blocks.iter().for_each(|block| set.insert(*block));
+        set
+    }
+
+    #[test]
+    fn a_repair_takes_only_what_our_own_record_names() {
+        let own = list(&[data(5, 50), data(6, 60), data(7, 70), data(8, 80)]);
+        let other = list(&[data(5, 50), data(5, 60), data(7, 71), data(8, 80)]);
+        let decision = repair(&own, &other, &damaged(&[0, 1, 2]));
+        let version = ShardSequence::new(5);
+        assert_eq!(decision.runs, [Run { from_own: false, first: 0, count: 1, version }], "I12: the same version and the same checksum");
+        assert_eq!((decision.lost, decision.own.is_none(), decision.other.is_none()), (2, true, true));
+    }
+
+    #[test]
+    fn a_repair_keeps_each_block_s_version() {
+        let entries = [data(5, 50), data(5, 51), data(6, 60)];
+        let runs = repair(&list(&entries), &list(&entries), &damaged(&[0, 1, 2])).runs;
+        assert_eq!(runs.iter().map(|run| (run.first, run.count, run.version.get())).collect::<Vec<_>>(), [(0, 2, 5), (2, 1, 6)]);
+    }
+
+    #[test]
+    fn a_run_of_which_some_cannot_be_read_is_read_block_by_block() {
+        let entries = [data(5, 50), data(5, 51), data(5, 52)];
+        let mut decision = repair(&list(&entries), &list(&entries), &damaged(&[0, 1, 2]));
+        decision.split(0);
+        assert_eq!(decision.runs.iter().map(|run| (run.first, run.count)).collect::<Vec<_>>(), [(0, 1), (1, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn a_joiner_is_given_what_is_newer_and_what_differs() {
+        let own = list(&[data(5, 50), data(9, 90), data(6, 60), BlockEntry::default()]);
+        let other = list(&[data(5, 50), data(9, 90), data(6, 61), data(4, 40)]);
+        let decision = join(&own, &other, ShardSequence::new(8), false);
+        let copied: Vec<_> = decision.runs.iter().map(|run| (run.first, run.count)).collect();
+        assert_eq!(copied, [(1, 2)], "above what is complete, whatever it says it has; and other bytes");
+        let plan = decision.other.expect("it takes one");
+        assert_eq!(plan[0], PlanEntry::AsRecorded);
+        assert_eq!(plan[3], PlanEntry::Zero(ShardSequence::new(0)), "what was never passed on goes");
+    }
+
+    #[test]
+    fn blocks_of_no_record_stay_nobody_s() {
+        let mut failed = data(5, 50);
+        failed.info.content = Content::Unreadable;
+        failed.medium = Medium::Read(Checksum::new(77));
+        let decision = alone(&list(&[failed]), ShardSequence::new(9));
+        assert_eq!(decision.own.expect("a plan")[0], PlanEntry::Quarantined(ShardSequence::new(9)));
+        assert_eq!(decision.lost, 1);
+    }
+
+    #[test]
+    fn both_plans_of_a_pair_say_the_same() {
+        let unsettled = |version, checksum, medium| BlockEntry { medium: Medium::Read(Checksum::new(medium)), ..data(version, checksum) };
+        let own = list(&[unsettled(5, 50, 50), unsettled(7, 70, 60), unsettled(8, 80, 80)]);
+        let other = list(&[unsettled(5, 50, 50), unsettled(6, 60, 60), unsettled(6, 60, 60)]);
+        let party = |list| Party { list, cache_lost: false, unsettled: true };
+        let version = ShardSequence::new(9);
+        let decision = pair(&party(&own), &party(&other), version);
+        let (own, other) = (decision.own.expect("a plan"), decision.other.expect("a plan"));
+        assert_eq!(own[..], other[..]);
+        assert_eq!(own[0], PlanEntry::AsRecorded);
+        assert_eq!(own[1], PlanEntry::Data(version, Checksum::new(60)), "equal bytes");
+        assert_eq!(decision.runs, [Run { from_own: true, first: 2, count: 1, version }], "the newest record whose bytes are there");
+    }
+}
