@@ -263,11 +263,7 @@ fn a_write_that_was_under_way_when_a_copy_began_to_join_is_on_both() {
         }
     }
     heal(&mut pair);
-    user.collect(&mut pair);
-    pair.kill(0, false);
-    user.forget(0);
-    pair.run_for(MS(3000));
-    user.check_all(&mut pair);
+    assert_one(&mut pair);
 }
 
 /// Starts a copy that has lost its power, and does something after so many steps of its return.
