@@ -252,8 +252,9 @@ fn a_write_that_was_under_way_when_a_copy_began_to_join_is_on_both() {
     let (mut pair, mut user) = one_block_each();
     pair.kill(1, false);
     pair.run_for(MS(1500));
-    pair.start(1);
+    let before = pair.nodes[0].replica.devices()[0].statistics.data_writes;
     user.write(&mut pair, 2, 3);
+    pair.start(1);
     // The primary's disk does nothing meanwhile.
     for _ in 0..300 {
         while pair.step_mdm() || pair.step_disk(1) || (0..2).any(|at| pair.connect(at)) || (0..2).any(|to| pair.deliver(to)) {}
@@ -263,6 +264,45 @@ fn a_write_that_was_under_way_when_a_copy_began_to_join_is_on_both() {
         }
     }
     heal(&mut pair);
+    assert_eq!(pair.nodes[0].replica.devices()[0].statistics.data_writes, before + 1, "it was in the store");
+    assert_one(&mut pair);
+}
+
+/// While the MDM is away a primary keeps what it could not pass on for as long as it takes: it is never sealed.
+#[test]
+fn what_was_not_passed_on_for_long_is_still_in_question_when_its_primary_returns() {
+    let (mut pair, mut user) = one_block_each();
+    pair.governor().decides = false;
+    pair.held[1] = true;
+    user.write(&mut pair, 2, 3);
+    pair.run_for(MS(5000));
+    pair.kill(0, false);
+    user.forget(0);
+    pair.governor().decides = true;
+    pair.held[1] = false;
+    pair.run_for(MS(3000));
+    user.check(&mut pair, 2, 3);
+    pair.start(0);
+    heal(&mut pair);
+    user.check_all(&mut pair);
+    assert_one(&mut pair);
+}
+
+/// The same without any restart: it was cut off, and has been replaced.
+#[test]
+fn a_primary_that_was_cut_off_gives_up_what_it_did_not_pass_on() {
+    let (mut pair, mut user) = one_block_each();
+    pair.governor().hears[0] = false;
+    pair.held = [true; 2];
+    user.write(&mut pair, 2, 3);
+    pair.run_for(MS(4000));
+    assert_eq!(User::primary(&pair, 2).0, 1, "the other was promoted");
+    pair.governor().hears[0] = true;
+    pair.held = [false; 2];
+    pair.publish();
+    heal(&mut pair);
+    user.forget(0);
+    user.check_all(&mut pair);
     assert_one(&mut pair);
 }
 
