@@ -92,7 +92,13 @@ impl World {
             at(&mut disk, offset, BLOCK_BYTES).copy_from_slice(&block);
         }
         let mut world = Self {
-            replica: Replica::new(ReplicaOptions { boot: BOOT, links_max: 4, requests_max: 256, map_wait: Nanos::from_millis(500) }),
+            replica: Replica::new(ReplicaOptions {
+                boot: BOOT,
+                links_max: 4,
+                requests_max: 256,
+                map_wait: Nanos::from_millis(500),
+                disk_hang: ReplicaOptions::DISK_HANG_DEFAULT,
+            }),
             pool: BufferPool::new(&PoolOptions { bytes: 32 << 20, ..PoolOptions::default() }).expect("memory"),
             disk,
             out: Outbox::new(),

@@ -16,7 +16,7 @@ use crate::view::{SessionMode, ViewUpdate, VolumeView};
 use serde::{Deserialize, Serialize};
 
 /// Version of the control protocol; both sides must agree.
-pub const CONTROL_VERSION: u32 = 3;
+pub const CONTROL_VERSION: u32 = 4;
 
 /// Who opens a control connection, and so which messages it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub enum DeviceState {
         /// Why, and the way out, for people.
         reason: String,
     },
+    /// A disk request of it has not ended for longer than the server's policy allows: its shards go on without it, where they can.
+    Hung,
 }
 
 /// Space on a device, in bytes; exact.

@@ -4,6 +4,7 @@
 //! anything; every refusal names the key and what to write instead.
 
 use sds_core::limits::DEVICES_PER_SDS_MAX;
+use sds_core::replica::interface::ReplicaOptions;
 use sds_ring::Address;
 use serde::{Deserialize, Deserializer};
 use std::fmt;
@@ -14,6 +15,11 @@ use std::str::FromStr;
 pub const MEMORY_DEFAULT: Size = Size(256 << 20);
 /// The least memory a server can work with.
 pub const MEMORY_MIN: Size = Size(32 << 20);
+
+/// The shortest patience with a disk: below it, a busy one would pass for one that hangs.
+pub const HUNG_DISK_SECONDS_MIN: u64 = 2;
+/// The longest: a client of a hung disk waits so long.
+pub const HUNG_DISK_SECONDS_MAX: u64 = 600;
 
 /// A number of bytes: `4096`, `"512 MiB"`, `"16G"`. Powers of 1024 whatever way they are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,6 +174,9 @@ pub struct NodeConfig {
     /// Most requests accepted at once, over all connections.
     #[serde(default = "default_requests")]
     pub requests_max: usize,
+    /// After how many seconds a disk request that does not end makes its device one that hangs.
+    #[serde(default = "default_hung_disk")]
+    pub hung_disk_seconds: u64,
     /// Its devices.
     #[serde(default, rename = "device")]
     pub devices: Vec<DeviceConfig>,
@@ -200,6 +209,10 @@ const fn default_connections() -> usize {
 
 const fn default_requests() -> usize {
     4096
+}
+
+const fn default_hung_disk() -> u64 {
+    ReplicaOptions::DISK_HANG_DEFAULT.get() / 1_000_000_000
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
@@ -261,6 +274,7 @@ impl NodeConfig {
             memory: default_memory(),
             connections_max: default_connections(),
             requests_max: default_requests(),
+            hung_disk_seconds: default_hung_disk(),
             devices: Vec::new(),
         }
     }
@@ -306,6 +320,10 @@ impl NodeConfig {
             if port.is_none_or(|(host, port)| host.is_empty() || port == 0) {
                 return Err(refuse("mdm", format!("{address:?} is no HOST:PORT")));
             }
+        }
+        if !(HUNG_DISK_SECONDS_MIN..=HUNG_DISK_SECONDS_MAX).contains(&self.hung_disk_seconds) {
+            let bounds = format!("{HUNG_DISK_SECONDS_MIN} to {HUNG_DISK_SECONDS_MAX}");
+            return Err(refuse("hung_disk_seconds", format!("{} is out of bounds: {bounds} seconds", self.hung_disk_seconds)));
         }
         let unspecified = matches!(&self.listen, Address::Tcp(tcp) if tcp.ip().is_unspecified());
         if unspecified && self.advertise.is_empty() {

@@ -103,6 +103,7 @@ impl Prepared {
             links_max: config.connections_max,
             requests_max: config.requests_max,
             map_wait: MAP_WAIT,
+            disk_hang: Nanos::from_millis(config.hung_disk_seconds * 1000),
         };
         let role = SdsRole::new(Parts {
             name: config.name.clone(),

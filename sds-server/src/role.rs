@@ -286,6 +286,15 @@ fn log(node: &str, event: &Event) -> bool {
             extent = key.extent.get(),
             "one copy's description of the extent is lost; the other copy replaces it"
         ),
+        Event::DeviceHung { slot, hung: true, age } => tracing::error!(
+            node,
+            slot = slot.0,
+            age_ms = age.get() / 1_000_000,
+            "a disk request does not end: the device's shards go on without it where they have another copy, and wait for it where not"
+        ),
+        Event::DeviceHung { slot, hung: false, .. } => {
+            tracing::warn!(node, slot = slot.0, "the disk answers again: the device is given what it missed");
+        }
         Event::Stopped => return true,
     }
     false

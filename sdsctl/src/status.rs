@@ -99,6 +99,7 @@ fn state(device: &DeviceStatus) -> String {
         DeviceStateStatus::Open => "open".to_owned(),
         // Why is said below, among what needs attention.
         DeviceStateStatus::Failed { .. } => "failed".to_owned(),
+        DeviceStateStatus::Hung => "hung".to_owned(),
         DeviceStateStatus::Missing => "missing".to_owned(),
         DeviceStateStatus::Unreachable => "unreachable".to_owned(),
     }

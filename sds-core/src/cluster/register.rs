@@ -188,16 +188,18 @@ impl Cluster {
             events.push(Event::DeviceMoved { device: id, from, to: sds });
         }
         let opens = report.open && before.is_none_or(|device| !device.open || device.incarnation != incarnation);
+        // One that was hung serves again in the life it had: where its log ended when that began says nothing new.
+        let begins = opens && before.is_none_or(|device| device.incarnation != incarnation);
         let (mut capacity, mut ceiling) = (report.capacity, report.sequence_ceiling);
         let (mut flushed, mut forgot_in) = (report.flushed, None);
         let (mut cache, mut cache_lost_in) = (report.cache, None);
         if let Some(before) = before {
             let had = before.flushed.max(report.heard);
             (forgot_in, cache_lost_in) = (before.forgot_in, before.cache_lost_in);
-            if opens && !cache_is_kept(before.cache, report.cache) {
+            if begins && !cache_is_kept(before.cache, report.cache) {
                 cache_lost_in = Some(incarnation);
             }
-            if opens && report.log_end > LogSequence::default() && report.log_end < had {
+            if begins && report.log_end > LogSequence::default() && report.log_end < had {
                 events.push(Event::DeviceForgot { device: id, flushed: had, found: report.log_end });
                 forgot_in = Some(incarnation);
             } else {

@@ -98,6 +98,8 @@ pub enum DeviceStateStatus {
         /// Why, and the way out.
         reason: String,
     },
+    /// A disk request of it does not end. It serves again when that has ended.
+    Hung,
     /// Its server does not report it.
     Missing,
     /// Its server is down.

@@ -43,6 +43,11 @@ pub(super) enum Serving {
         /// What its acknowledgements rely on.
         cache: CacheId,
     },
+    /// A disk request of it does not end: only what has no other copy waits for it.
+    Hung {
+        /// What its acknowledgements rely on.
+        cache: CacheId,
+    },
     /// It has failed, for the rest of this process life.
     Failed,
     /// It is closed, or about to be: the server stops.
@@ -167,10 +172,10 @@ fn check_shard(
     match devices.serving(slot) {
         Serving::NotYet => Err(wait),
         // The other copy goes on: the view that says so is on its way.
-        Serving::Failed if has_another_copy(pool, header.shard, view) => Err(wait),
+        Serving::Failed | Serving::Hung { .. } if has_another_copy(pool, header.shard, view) => Err(wait),
         Serving::Failed => Err(Verdict::Refuse(Status::DeviceFailed)),
         Serving::Stopping => Err(Verdict::Refuse(Status::Stopping)),
-        Serving::Yes { cache } => Ok((epoch, slot, cache)),
+        Serving::Yes { cache } | Serving::Hung { cache } => Ok((epoch, slot, cache)),
     }
 }
 

@@ -143,6 +143,8 @@ pub(super) struct Device {
     pub(super) freeing: Option<Freeing>,
     /// Its store had unsettled extents, and they are settled shard by shard.
     pub(super) is_unsettled: bool,
+    /// A disk request does not end ([`super::hang`]).
+    pub(super) is_hung: bool,
     recent_faults: VecDeque<String>,
 }
 
@@ -163,6 +165,11 @@ impl Device {
     /// Whether it serves.
     pub(super) fn is_open(&self) -> bool {
         self.state == State::Open
+    }
+
+    /// When its oldest disk request in flight was made.
+    pub(super) fn oldest_disk_request(&self) -> Option<Nanos> {
+        self.store.oldest_disk_request()
     }
 
     /// Whether the store takes another client request now.
@@ -205,6 +212,7 @@ impl Device {
             device: self.id,
             state: match &self.state {
                 State::Opening { done_per_mille } => DeviceState::Opening { done_per_mille: *done_per_mille },
+                State::Recovered | State::Settling | State::Open if self.is_hung => DeviceState::Hung,
                 // Registered as open before it serves: only then is it known how it is to be settled.
                 State::Recovered | State::Settling | State::Open => DeviceState::Open,
                 State::Closing | State::Closed => DeviceState::Failed { reason: "the server is stopping".to_owned() },
@@ -234,11 +242,17 @@ pub(super) struct Devices {
     outbox: Outbox<store::Effect>,
     sayings: VecDeque<Saying>,
     requests_max: usize,
+    /// After which a disk request hangs.
+    pub(super) hang_after: Nanos,
+    /// When one may.
+    pub(super) hang_due: Nanos,
 }
 
 impl Devices {
-    pub(super) fn new(requests_max: usize) -> Self {
+    pub(super) fn new(requests_max: usize, hang_after: Nanos) -> Self {
         Self {
+            hang_after,
+            hang_due: Nanos::NEVER,
             list: Vec::with_capacity(DEVICES_PER_SDS_MAX),
             outbox: Outbox::new(),
             sayings: VecDeque::with_capacity(requests_max + 64),
@@ -271,6 +285,7 @@ impl Devices {
             freed: Vec::new(),
             freeing: None,
             is_unsettled: false,
+            is_hung: false,
             recent_faults: VecDeque::new(),
             store: Store::new(options),
         };
@@ -326,6 +341,9 @@ impl Devices {
 
     /// A disk request ended.
     pub(super) fn disk(&mut self, slot: DeviceSlot, op: OpId, result: DiskResult, turn: &mut Turn<'_, impl Buffers>) {
+        if self.get(slot).is_some_and(|device| device.is_hung) {
+            self.hang_due = turn.now;
+        }
         self.step(slot, store::Input::Disk { op, result }, turn);
     }
 
@@ -341,20 +359,24 @@ impl Devices {
         self.sayings.pop_front()
     }
 
-    /// The earliest deadline of a store.
+    /// The earliest deadline of a store, or of a disk request.
     pub(super) fn deadline(&self) -> Option<Nanos> {
-        self.iter().filter_map(|device| device.store.deadline()).min()
+        let hang = Some(self.hang_due).filter(|due| *due < Nanos::NEVER);
+        self.iter().filter_map(|device| device.store.deadline()).chain(hang).min()
     }
 
     /// Age of the oldest disk request in flight.
     pub(super) fn oldest_disk_request(&self, now: Nanos) -> Nanos {
-        self.iter().map(|device| device.store.oldest_disk_request(now)).max().unwrap_or_default()
+        self.iter().filter_map(|device| device.store.oldest_disk_request()).min().map(|since| now.since(since)).unwrap_or_default()
     }
 
     fn step(&mut self, slot: DeviceSlot, input: store::Input, turn: &mut Turn<'_, impl Buffers>) {
-        let Self { list, outbox, sayings, .. } = self;
+        let Self { list, outbox, sayings, hang_after, hang_due, .. } = self;
         let Some(device) = list.get_mut(usize::from(slot.0)).and_then(|device| device.as_deref_mut()) else { return };
         device.store.step(turn.now, input, turn.buffers, outbox);
+        if !outbox.is_empty() {
+            *hang_due = (*hang_due).min(turn.now.plus(*hang_after));
+        }
         for effect in outbox.drain() {
             match effect {
                 store::Effect::Read { op, offset, span } => turn.out.push(Effect::DiskRead { slot, op, offset, span }),
@@ -378,6 +400,7 @@ impl DeviceTable for Devices {
         let Some(device) = self.get(slot) else { return Serving::NotYet };
         match device.state {
             State::Opening { .. } | State::Recovered | State::Settling => Serving::NotYet,
+            State::Open if device.is_hung => Serving::Hung { cache: device.cache_id() },
             State::Open => Serving::Yes { cache: device.cache_id() },
             State::Closing | State::Closed => Serving::Stopping,
             State::Failed { .. } => Serving::Failed,

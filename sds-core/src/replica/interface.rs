@@ -26,6 +26,13 @@ pub struct ReplicaOptions {
     pub requests_max: usize,
     /// How long a request waits for a newer map before it is answered `NotReady`.
     pub map_wait: Nanos,
+    /// A disk request older than this hangs: the shards of its device go on without it.
+    pub disk_hang: Nanos,
+}
+
+impl ReplicaOptions {
+    /// Policy for [`Self::disk_hang`] unless an operator says otherwise: longer than a disk's own retries usually take.
+    pub const DISK_HANG_DEFAULT: Nanos = Nanos::from_millis(10_000);
 }
 
 /// Input of a step.
@@ -243,6 +250,15 @@ pub enum Event {
     ExtentGivenUp {
         /// Whose.
         key: store::ExtentKey,
+    },
+    /// A disk request of a device does not end, or all have ended that did not.
+    DeviceHung {
+        /// Device.
+        slot: DeviceSlot,
+        /// Whether it hangs.
+        hung: bool,
+        /// Age of its oldest request.
+        age: Nanos,
     },
     /// All stores are closed.
     Stopped,

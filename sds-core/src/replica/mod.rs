@@ -5,7 +5,7 @@
 //!
 //! A request's way: [`intake`] (link, bounds) → [`admit`] (session, range, shard, epoch) → [`path`]
 //! (room, lock, sequence, store) → [`answer`]. Other servers' copies: [`peer`], [`resync`]. The node's own errands: [`control`] (views,
-//! registration, devices), [`trees`] (deleted volumes), [`stop`].
+//! registration, devices), [`hang`] (disks that do not answer), [`trees`] (deleted volumes), [`stop`].
 //!
 //! Must not know: sockets, disks, who stores the bytes.
 
@@ -13,6 +13,7 @@ mod admit;
 mod answer;
 mod control;
 mod devices;
+mod hang;
 mod intake;
 pub mod interface;
 mod links;
@@ -116,7 +117,7 @@ impl Replica {
             phase: Phase::Running,
             identity: None,
             view: View::default(),
-            devices: Devices::new(requests_max),
+            devices: Devices::new(requests_max, options.disk_hang),
             links: Links::new(options.links_max),
             peers: Peers::new(requests_max),
             requests: SlotTable::with_capacity(requests_max * 2),
@@ -191,6 +192,7 @@ impl Replica {
     /// Does what has become possible, until nothing is left.
     fn carry_on(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         self.expire(turn);
+        self.look_for_hung(turn);
         self.tend_peers(turn);
         loop {
             if let Some(saying) = self.devices.next() {

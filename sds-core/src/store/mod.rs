@@ -210,10 +210,10 @@ impl Store {
         matches!(self.phase, Phase::Open)
     }
 
-    /// Age of the oldest disk request in flight; zero when there is none.
+    /// When the oldest disk request in flight was made; `None` when there is none.
     #[must_use]
-    pub fn oldest_disk_request(&self, now: Nanos) -> Nanos {
-        self.ops.iter().map(|(_, op)| now.since(op.issued)).max().unwrap_or(Nanos::ZERO)
+    pub fn oldest_disk_request(&self) -> Option<Nanos> {
+        self.ops.iter().map(|(_, op)| op.issued).min()
     }
 
     fn geometry(&self) -> &Geometry {

@@ -2,6 +2,7 @@
 
 use super::{Pair, member};
 use crate::replica_rig::*;
+use sds_core::control::DeviceState;
 use sds_core::id::*;
 use sds_core::map::{InSync, Member, ShardEntry, ShardMap};
 use sds_core::protocol::membership::{Beginning, Change, Proposal, Registered, commit};
@@ -12,6 +13,8 @@ pub struct Mdm {
     pub lives: [Member; 2],
     /// Whether a node is up and hears of views.
     pub hears: [bool; 2],
+    /// Whether a node's device serves.
+    pub open: [bool; 2],
     /// Whether proposals get through.
     pub decides: bool,
     pub refused: usize,
@@ -22,12 +25,12 @@ pub struct Mdm {
 
 impl Mdm {
     fn propose(&mut self, shard: usize, proposal: &Proposal) -> bool {
-        let (lives, lost_in, entry) = (self.lives, self.lost_in, self.entries[shard]);
+        let (lives, lost_in, open, entry) = (self.lives, self.lost_in, self.open, self.entries[shard]);
         let registered = |device| {
             let at = lives.iter().position(|life| life.device == device)?;
             let member = entry.in_sync.members().iter().find(|member| member.device == device);
             let cache_lost = member.is_some_and(|member| lost_in[at] > member.incarnation.get());
-            Some(Registered { incarnation: lives[at].incarnation, open: true, amnesic: false, cache_lost, gone: false })
+            Some(Registered { incarnation: lives[at].incarnation, open: open[at], amnesic: false, cache_lost, gone: false })
         };
         // Above everything used: in tests nobody uses a million.
         self.ceiling += 1 << 21;
@@ -58,7 +61,7 @@ impl Mdm {
             }
             let entry = self.entries[shard];
             let lapsed = entry.lapsed.and_then(|lapsed| self.lives.iter().position(|life| life.device == lapsed.device));
-            if let Some(at) = lapsed.filter(|at| self.hears[*at] && entry.joining != Some(self.lives[*at])) {
+            if let Some(at) = lapsed.filter(|at| self.hears[*at] && self.open[*at] && entry.joining != Some(self.lives[*at])) {
                 let change = Change::Join { joiner: self.lives[at] };
                 changed |= self.propose(shard, &Proposal { base: entry.epoch, proposer: None, change });
             }
@@ -85,7 +88,7 @@ impl Pair {
         };
         let entries = vec![entry; SHARDS as usize];
         let lives = [member(0), member(1)];
-        pair.mdm = Some(Mdm { entries, lives, hears: [true; 2], decides: true, refused: 0, lost_in: [0; 2], ceiling: 1 });
+        pair.mdm = Some(Mdm { entries, lives, hears: [true; 2], open: [true; 2], decides: true, refused: 0, lost_in: [0; 2], ceiling: 1 });
         pair.publish();
         pair.run();
         pair
@@ -114,6 +117,7 @@ impl Pair {
             return false;
         }
         let mut changed = false;
+        mdm.open = [0, 1].map(|at| self.nodes[at].replica.devices().iter().all(|device| device.state != DeviceState::Hung));
         for (node, hears) in self.nodes.iter_mut().zip(mdm.hears) {
             for (_, shard, proposal) in node.proposals.drain(..) {
                 changed |= hears && mdm.propose(shard.get() as usize, &proposal);

@@ -28,6 +28,8 @@ pub struct Pair {
     pub refuses: [bool; 2],
     /// Whether frames to a node are held back, and its port does not answer.
     pub held: [bool; 2],
+    /// Nodes whose disk does not answer.
+    pub hung: [bool; 2],
     /// Nodes whose process has ended.
     pub dead: [bool; 2],
     pub version: u64,
@@ -72,6 +74,7 @@ impl Pair {
             links: Vec::new(),
             refuses: [false; 2],
             held: [false; 2],
+            hung: [false; 2],
             dead: [false; 2],
             version: 10,
             mdm: None,
@@ -137,7 +140,7 @@ impl Pair {
     }
 
     pub fn step_disk(&mut self, at: usize) -> bool {
-        let some = !self.dead[at] && !self.nodes[at].sent.is_empty();
+        let some = !self.dead[at] && !self.hung[at] && !self.nodes[at].sent.is_empty();
         if some {
             self.nodes[at].complete(0);
         }

@@ -95,6 +95,11 @@ impl User {
         self.open.push((at, request, extent, block, 0));
     }
 
+    /// Requests without an answer.
+    pub fn waits(&self) -> usize {
+        self.open.len()
+    }
+
     /// Takes the answers that have come.
     pub fn collect(&mut self, pair: &mut Pair) {
         let blocks = &mut self.blocks;

@@ -277,7 +277,13 @@ impl Node {
     }
 
     pub fn new(disks: Vec<Disk>, incarnation: u64, requests_max: usize) -> Self {
-        let replica = Replica::new(ReplicaOptions { boot: BOOT, links_max: 8, requests_max, map_wait: MAP_WAIT });
+        let replica = Replica::new(ReplicaOptions {
+            boot: BOOT,
+            links_max: 8,
+            requests_max,
+            map_wait: MAP_WAIT,
+            disk_hang: ReplicaOptions::DISK_HANG_DEFAULT,
+        });
         let volume = VolumeView {
             id: VOLUME,
             name: "demo".to_owned(),

@@ -156,6 +156,7 @@ fn look(args: &UpArgs, status: &SystemStatus) -> Result<Look, VolumeError> {
                 DeviceStateStatus::Opening { done_per_mille } => {
                     opening.push(format!("{} {} ({} %)", server.name, device.path, done_per_mille / 10));
                 }
+                DeviceStateStatus::Hung => opening.push(format!("{} {} to answer", server.name, device.path)),
                 DeviceStateStatus::Unreachable | DeviceStateStatus::Missing => {
                     opening.push(format!("{} {} to come back", server.name, device.path));
                 }

@@ -103,6 +103,7 @@ impl World {
             links_max: 64,
             requests_max: 512,
             map_wait: Nanos::from_millis(2_000),
+            disk_hang: ReplicaOptions::DISK_HANG_DEFAULT,
         };
         let node = &mut self.servers[server];
         node.machine = Some(Box::new(Replica::new(options)));
@@ -201,7 +202,8 @@ impl World {
             | Told::ResyncRefused { .. }
             | Told::SettledInDoubt { .. }
             | Told::ExtentGivenUp { .. }
-            | Told::Repaired { .. } => {}
+            | Told::Repaired { .. }
+            | Told::DeviceHung { .. } => {}
             Told::PayloadDamaged { .. } => {
                 if self.plan.troubles.damaged_payload.is_none() {
                     self.violate(format!("server {server} saw a damaged payload, and none was damaged"));

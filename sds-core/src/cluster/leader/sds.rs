@@ -114,7 +114,7 @@ impl Leader {
             return false;
         }
         match report.state {
-            DeviceState::Open | DeviceState::Opening { .. } => true,
+            DeviceState::Open | DeviceState::Opening { .. } | DeviceState::Hung => true,
             DeviceState::Failed { .. } => {
                 let owner = self.cluster.device_by_uuid(report.uuid).and_then(|(_, device)| self.cluster.server(device.sds));
                 let alone = all.iter().filter(|other| other.uuid == report.uuid).count() == 1;
@@ -427,7 +427,7 @@ impl Node {
 /// Whether the report claims the device: nobody else may serve it then.
 fn is_claimed(report: &DeviceReport) -> bool {
     match report.state {
-        DeviceState::Open | DeviceState::Opening { .. } => !report.uuid.is_nil(),
+        DeviceState::Open | DeviceState::Opening { .. } | DeviceState::Hung => !report.uuid.is_nil(),
         DeviceState::Failed { .. } => false,
     }
 }
@@ -439,7 +439,7 @@ fn register_device(report: &DeviceReport) -> RegisterDevice {
         pool: report.pool.clone(),
         open: match report.state {
             DeviceState::Open => true,
-            DeviceState::Opening { .. } | DeviceState::Failed { .. } => false,
+            DeviceState::Opening { .. } | DeviceState::Failed { .. } | DeviceState::Hung => false,
         },
         capacity: report.capacity,
         sequence_ceiling: report.sequence_ceiling,

@@ -22,6 +22,8 @@ enum Part {
     Restarted,
     Opening,
     Failed,
+    /// A disk request of it does not end.
+    Hung,
     Gone,
 }
 
@@ -123,6 +125,7 @@ impl Leader {
             Part::Restarted => "restarted",
             Part::Opening => "opening",
             Part::Failed => "failed",
+            Part::Hung => "hung",
             Part::Gone => "gone",
         };
         CopyStatus {
@@ -145,6 +148,7 @@ impl Leader {
         match node.devices.iter().find(|report| report.uuid == record.uuid).map(|report| &report.state) {
             None => Part::Gone,
             Some(DeviceState::Failed { .. }) => Part::Failed,
+            Some(DeviceState::Hung) => Part::Hung,
             // Open and not serving: its server's loop is stalled, or its registration is on its way.
             Some(DeviceState::Opening { .. } | DeviceState::Open) => Part::Opening,
         }
@@ -196,6 +200,7 @@ impl Leader {
         let what = match self.part(missing) {
             Part::Opening => "to be open",
             Part::Failed => "which failed, to be replaced or brought back",
+            Part::Hung => "whose disk does not answer, to answer or to be replaced",
             Part::Gone | Part::Serves | Part::Restarted => "to come back",
         };
         let Some(other) = other else {

@@ -193,6 +193,7 @@ fn state_status(state: &DeviceState) -> DeviceStateStatus {
         DeviceState::Opening { done_per_mille } => DeviceStateStatus::Opening { done_per_mille: *done_per_mille },
         DeviceState::Open => DeviceStateStatus::Open,
         DeviceState::Failed { reason } => DeviceStateStatus::Failed { reason: reason.clone() },
+        DeviceState::Hung => DeviceStateStatus::Hung,
     }
 }
 
@@ -245,6 +246,9 @@ fn device_alerts(sds: &str, device: &DeviceStatus, status: &SystemStatus, alerts
     let path = &device.path;
     match &device.state {
         DeviceStateStatus::Failed { reason } => alerts.push(format!("device {path:?} of {sds:?} failed: {reason}")),
+        DeviceStateStatus::Hung => {
+            alerts.push(format!("device {path:?} of {sds:?} hangs: a request does not end; look at the disk, or replace it"));
+        }
         DeviceStateStatus::Missing => alerts.push(format!("device {path:?} of {sds:?} is missing")),
         DeviceStateStatus::Open | DeviceStateStatus::Opening { .. } | DeviceStateStatus::Unreachable => {}
     }

@@ -336,6 +336,24 @@ fn what_is_flushed_after_opening_does_not_hide_what_was_forgotten() {
 }
 
 #[test]
+fn a_device_that_hung_serves_again_in_the_life_it_had() {
+    let mut test = Test::pairs_with_volume(2);
+    let report = |open, flushed| RegisterDevice { open, flushed: LogSequence::new(flushed), log_end: LogSequence::new(10), ..paired(11) };
+    test.register(register(1, 100, vec![report(true, 50)])).expect("registers");
+    test.register(register(1, 100, vec![report(false, 50)])).expect("registers");
+    for shard in 0..SHARDS {
+        test.ask(shard, test.member(1), Rule::Yield { complete: ShardSequence::new(7) }).expect("committed");
+    }
+    assert!(test.entries().iter().all(|entry| entry.joining.is_none()), "it does not serve");
+    test.register(register(1, 100, vec![report(true, 50)])).expect("registers");
+    assert!(!test.events.iter().any(|event| matches!(event, Event::DeviceForgot { .. })), "its log ended there when this life began");
+    let complete = Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(7) });
+    for entry in test.entries() {
+        assert_eq!((entry.joining, entry.lapsed), (Some(test.member(1)), complete), "it is given what it missed, and no more");
+    }
+}
+
+#[test]
 fn a_device_that_has_forgotten_and_then_got_everything_is_a_member_like_any() {
     let mut test = forgetful(49, 0);
     for shard in 0..SHARDS {

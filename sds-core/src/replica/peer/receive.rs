@@ -153,7 +153,7 @@ impl Replica {
 const fn serve(serving: Serving, route: Route) -> Verdict {
     match serving {
         Serving::NotYet => Verdict::Park { pull: None, late: Status::NotReady },
-        Serving::Failed => Verdict::Refuse(Status::DeviceFailed),
+        Serving::Failed | Serving::Hung { .. } => Verdict::Refuse(Status::DeviceFailed),
         Serving::Stopping => Verdict::Refuse(Status::Stopping),
         Serving::Yes { .. } => Verdict::Serve(route),
     }
