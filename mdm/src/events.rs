@@ -11,6 +11,7 @@ pub(crate) fn log(event: &Event) {
         Event::SdsDown { sds, name, left: false } => tracing::warn!(%sds, name, "data server is down"),
         Event::SdsStalled { sds, name, stalled: true } => tracing::warn!(%sds, name, "the data loop of a server makes no turns"),
         Event::SdsStalled { sds, name, stalled: false } => tracing::info!(%sds, name, "the data loop of a server makes turns again"),
+        Event::RolesUneven { pool, shards } => tracing::info!(pool, shards, "primaries are evened out over the devices"),
         Event::RegistrationWaits { link, name } => {
             tracing::warn!(link = link.get(), name, "a registration waits: another live server has the same identity or device");
         }

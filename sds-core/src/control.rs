@@ -199,6 +199,12 @@ pub enum MdmToSds {
     },
     /// Newer state.
     View(ViewUpdate),
+    /// Please give the role of these shards' primary to their secondary, each at this epoch, when nothing of it is under way:
+    /// nobody has failed. At most [`crate::limits::HAND_OVERS_PER_MESSAGE_MAX`]. What comes of it is a `Propose` of each, or nothing.
+    HandOver {
+        /// Which shards of which pools, at which epochs.
+        shards: Vec<(PoolId, ShardId, Epoch)>,
+    },
 }
 
 /// From a client.

@@ -76,6 +76,9 @@ pub const SEQUENCE_HEADROOM: u64 = 2 * SEQUENCE_RESERVATION;
 /// Most proposals of one control message: one for each shard of a pool.
 pub const PROPOSALS_PER_MESSAGE_MAX: usize = 65_536;
 
+/// Most shards of one pool that change roles at once, without a failure.
+pub const HAND_OVERS_PER_MESSAGE_MAX: usize = 128;
+
 const _: () = {
     assert!(FRAME_PAYLOAD_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
     assert!(FRAME_PAYLOAD_BYTES_MAX <= EXTENT_BYTES);

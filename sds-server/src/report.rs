@@ -6,7 +6,7 @@
 use crate::config::DeviceConfig;
 use sds_core::control::{Capacity, DeviceReport, DeviceState, FaultCounts};
 use sds_core::id::{
-    BootId, DeviceId, DeviceUuid, Incarnation, LogSequence, MapVersion, PoolId, SdsId, ShardId, ShardSequence, SystemId, TreeId,
+    BootId, DeviceId, DeviceUuid, Epoch, Incarnation, LogSequence, MapVersion, PoolId, SdsId, ShardId, ShardSequence, SystemId, TreeId,
 };
 use sds_core::protocol::membership::Proposal;
 use sds_core::replica::DeviceStatus;
@@ -29,6 +29,8 @@ pub(crate) enum ToRole {
     Registered { system: SystemId, sds: SdsId, incarnation: Incarnation, devices: Vec<(DeviceUuid, DeviceId)> },
     /// Newer state.
     View(Box<ViewUpdate>),
+    /// Shards to be given to their secondaries.
+    HandOver(Vec<(PoolId, ShardId, Epoch)>),
     /// Tell how you are.
     Report,
     /// Stop in order.

@@ -150,6 +150,7 @@ impl SdsRole {
                     self.step(cx, Input::Registered { system, sds, incarnation, devices: &devices });
                 }
                 ToRole::View(view) => self.step(cx, Input::View(&view)),
+                ToRole::HandOver(shards) => self.step(cx, Input::HandOver { shards: &shards }),
                 ToRole::Report => self.backlog.push_back(FromRole::Report(self.replica.devices())),
                 ToRole::Stop => {
                     if self.state == State::Running {

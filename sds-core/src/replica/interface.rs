@@ -3,7 +3,7 @@
 use crate::buffer::Span;
 use crate::collections::OpId;
 use crate::error::Status;
-use crate::id::{BootId, DeviceId, DeviceUuid, Incarnation, MapVersion, PoolId, SdsId, ShardId, SystemId, TreeId};
+use crate::id::{BootId, DeviceId, DeviceUuid, Epoch, Incarnation, MapVersion, PoolId, SdsId, ShardId, SystemId, TreeId};
 use crate::machine::{DiskResult, LinkId};
 use crate::protocol::membership::Proposal;
 use crate::store::interface as store;
@@ -58,6 +58,11 @@ pub enum Input<'a> {
     },
     /// Newer state from the MDM.
     View(&'a ViewUpdate),
+    /// The MDM asks us to give the role of these shards' primary to their secondary.
+    HandOver {
+        /// Which, at which epochs.
+        shards: &'a [(PoolId, ShardId, Epoch)],
+    },
     /// A party connected; its first frame must be a `Hello`.
     Linked {
         /// The link.

@@ -29,7 +29,7 @@ mod view;
 
 use crate::buffer::Buffers;
 use crate::collections::{OpId, SlotTable};
-use crate::id::{Incarnation, MapVersion, SdsId, SystemId, TreeId};
+use crate::id::{Incarnation, MapVersion, PoolId, SdsId, ShardId, SystemId, TreeId};
 use crate::machine::Outbox;
 use crate::unit::Nanos;
 use devices::Devices;
@@ -89,6 +89,8 @@ pub struct Replica {
     peer_requests: usize,
     locks: RangeLocks,
     resync: Resync,
+    /// Shards that are being given to their secondaries.
+    hand_over: Vec<(PoolId, ShardId)>,
     /// Requests that wait for a newer view, by deadline; entries of dropped requests may be among them.
     parked: VecDeque<OpId>,
     /// Requests that wait for room for what they read.
@@ -124,6 +126,7 @@ impl Replica {
             peer_requests: 0,
             locks: RangeLocks::with_capacity(requests_max * 2 + VISITS_MAX),
             resync: Resync::new(),
+            hand_over: Vec::new(),
             parked: VecDeque::with_capacity(requests_max),
             readers_without_room: VecDeque::with_capacity(requests_max),
             fragments_without_room: VecDeque::with_capacity(requests_max),
@@ -147,6 +150,7 @@ impl Replica {
                 self.take_registration(Identity { system, sds, incarnation }, devices, turn);
             }
             Input::View(update) => self.take_view(update, turn),
+            Input::HandOver { shards } => self.hand_over(shards, turn),
             Input::Linked { link } => self.take_link(link, turn),
             Input::PeerLinked { sds, link } => self.peer_linked(sds, link, turn),
             Input::PeerConnectFailed { sds, refused } => self.peer_connect_failed(sds, refused, turn),
@@ -166,7 +170,10 @@ impl Replica {
             Stage::Parked { deadline } => Some(deadline),
             Stage::New | Stage::NeedsRoom | Stage::NeedsLock | Stage::Queued | Stage::InStore => None,
         });
-        [self.devices.deadline(), self.links.deadline(), self.peers.deadline(), self.resync.deadline(), parked].into_iter().flatten().min()
+        [self.devices.deadline(), self.links.deadline(), self.peers.deadline(), self.resync.deadline(), self.hand_over_deadline(), parked]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The devices, by slot. Allocates: for heartbeats and registration, not for I/O.
@@ -194,6 +201,7 @@ impl Replica {
         self.expire(turn);
         self.look_for_hung(turn);
         self.tend_peers(turn);
+        self.tend_hand_over(turn);
         loop {
             if let Some(saying) = self.devices.next() {
                 self.take_saying(saying, turn);

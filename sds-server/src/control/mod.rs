@@ -16,7 +16,7 @@ use bring::{Brought, SystemCell};
 use connection::{Connection, Incoming};
 use crossbeam::queue::ArrayQueue;
 use sds_core::control::{CONTROL_VERSION, MdmToSds, SdsToMdm};
-use sds_core::id::{MapVersion, SystemId};
+use sds_core::id::{Epoch, MapVersion, PoolId, ShardId, SystemId};
 use sds_core::replica::DeviceStatus;
 use sds_core::replica::interface::DeviceSlot;
 use sds_core::store::interface::StoreOptions;
@@ -249,6 +249,7 @@ impl Control {
                     connection.refuse();
                 }
             }
+            MdmToSds::HandOver { shards } => self.hand_over(shards),
             // A view that does not fit is dropped: the version gap makes the machine pull.
             MdmToSds::View(view) => {
                 if self.inbox.push(ToRole::View(Box::new(view))).is_err() {
@@ -256,6 +257,13 @@ impl Control {
                 }
                 self.waker.wake();
             }
+        }
+    }
+
+    /// A wish of the MDM's that it repeats: dropped when the data loop is behind.
+    fn hand_over(&mut self, shards: Vec<(PoolId, ShardId, Epoch)>) {
+        if self.inbox.push(ToRole::HandOver(shards)).is_ok() {
+            self.waker.wake();
         }
     }
 

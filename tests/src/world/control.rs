@@ -253,6 +253,10 @@ impl World {
             MdmToSds::Registered { system, sds, incarnation, devices } => {
                 self.step_server(server, replica::Input::Registered { system, sds, incarnation, devices: &devices });
             }
+            MdmToSds::HandOver { shards } => {
+                self.counts.hand_overs += shards.len() as u64;
+                self.step_server(server, replica::Input::HandOver { shards: &shards });
+            }
             MdmToSds::View(update) => self.step_server(server, replica::Input::View(&update)),
             // A heartbeat of the former life came late, over a way that had been cut; the shell comes again.
             MdmToSds::Refused { reason } if self.counts.cuts > 0 && reason.contains("has the same identity") => {}

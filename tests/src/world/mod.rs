@@ -124,6 +124,8 @@ pub struct Counts {
     pub done: u64,
     /// Process crashes.
     pub crashes: u64,
+    /// Shards that servers were asked to give to their secondaries.
+    pub hand_overs: u64,
     /// Power cuts.
     pub power_cuts: u64,
     /// Take-overs and openings.

@@ -293,6 +293,13 @@ pub enum Event {
         /// Which of the two.
         stalled: bool,
     },
+    /// Some devices lead more shards than they follow: so many are to change roles.
+    RolesUneven {
+        /// Of which pool.
+        pool: String,
+        /// How many now.
+        shards: usize,
+    },
     /// A registration waits until it is certain that nobody else lives under the same identity.
     RegistrationWaits {
         /// Its link.

@@ -14,6 +14,7 @@ mod alone;
 mod api;
 mod client;
 mod interface;
+mod roles;
 mod sds;
 mod shards;
 mod status;
@@ -31,6 +32,7 @@ use crate::unit::Nanos;
 use crate::view::ViewUpdate;
 use alone::Wait;
 use client::{ClientLink, ClientSeen, PendingOpen};
+use roles::Roles;
 use sds::{Node, SdsLink, WaitingRegistration};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -78,6 +80,7 @@ pub struct Leader {
     /// Copies that wait for the other: who, and for whom.
     waits: BTreeMap<(DeviceId, DeviceId), Wait>,
     looked_at_pairs: Nanos,
+    roles: Roles,
     opens: BTreeMap<(LinkId, u64), PendingOpen>,
     pending: BTreeMap<ProposalId, Pending>,
     proposed: u64,
@@ -100,6 +103,7 @@ impl Leader {
             waiting: BTreeMap::new(),
             waits: BTreeMap::new(),
             looked_at_pairs: clock.now,
+            roles: Roles::default(),
             opens: BTreeMap::new(),
             pending: BTreeMap::new(),
             proposed: 0,
@@ -156,6 +160,7 @@ impl Leader {
             self.tick_opens(out);
             self.tick_waiting(out);
             self.tick_alone(out);
+            self.tick_roles(out);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::protocol::membership::{Change, Proposal, Standing};
 use crate::replica::interface::{DeviceSlot, Effect};
 use crate::replica::links::PartyId;
 use crate::replica::request::{Kind, Route};
-use crate::replica::view::pair::{Broken, JoinStage, Pair, Side};
+use crate::replica::view::pair::{Broken, HandOver, JoinStage, Pair, Side};
 use crate::replica::{Phase, Replica, Turn};
 use crate::unit::Nanos;
 use crate::wire::{Frame, Header, Opcode};
@@ -60,14 +60,13 @@ impl Replica {
     fn send_beacon(&mut self, index: PeerIndex, turn: &mut Turn<'_, impl Buffers>) {
         let peer = self.peers.get_mut(index);
         let LinkState::Ready { link, number } = peer.state else { return };
-        if peer.leads == 0 {
-            // Once more after the last: what has been taken from us is ours no longer, and that ends the other's grace.
-            let confirms = peer.led_before && peer.changed_at > peer.confirms;
-            peer.confirms = peer.changed_at;
-            if !confirms {
-                return;
-            }
+        // At once, and once more after the last: what has been taken from us is ours no longer, and that ends the other's grace.
+        let confirms = peer.led_before && peer.changed_at > peer.confirms;
+        peer.confirms = peer.changed_at;
+        if confirms {
             peer.beacon_due = turn.now;
+        } else if peer.leads == 0 {
+            return;
         }
         if turn.now >= peer.beacon_due {
             peer.beacon_due = turn.now.plus(BEACON_EVERY);
@@ -179,11 +178,17 @@ impl Replica {
     pub(in crate::replica) fn may_serve_now(&self, kind: Kind, route: &Route) -> bool {
         match kind {
             Kind::Flush => true,
-            Kind::Read | Kind::BlockStatus => self.grace_is_over(route) && self.may_read(route),
-            Kind::Write | Kind::Fragment | Kind::Zero => self.grace_is_over(route),
+            Kind::Read | Kind::BlockStatus => self.begins(route) && self.may_read(route),
+            Kind::Write | Kind::Fragment | Kind::Zero => self.begins(route),
             Kind::Replicate | Kind::ReplicateZero | Kind::ReplicateFlush => unreachable!("of a peer"),
             Kind::Extents | Kind::Blocks | Kind::Medium | Kind::Copy | Kind::Settle | Kind::FreeExtent => unreachable!("of a peer"),
         }
+    }
+
+    /// Whether a shard's requests are begun: it is not to be given away, nor still another's by its lease.
+    fn begins(&self, route: &Route) -> bool {
+        let kept = self.view.pair(route.pool, route.shard).is_none_or(|pair| pair.hand_over.is_none());
+        kept && self.grace_is_over(route)
     }
 
     fn grace_is_over(&self, route: &Route) -> bool {
@@ -271,6 +276,7 @@ impl Replica {
                     // If the other has restarted: both begin anew. If not, it is refused.
                     (None, _) if gone(pair) && !settled => Change::Reform,
                     (None, _) if gone(pair) => Change::Shrink { complete },
+                    (None, None) if pair.hand_over == Some(HandOver::Proposed) => Change::Swap,
                     (None, None) if pair.settle_done => Change::Settled,
                     (None, _) => return None,
                 };

@@ -171,6 +171,11 @@ impl Resync {
         self.asks.is_empty()
     }
 
+    /// Shards that some sweep is about.
+    pub(super) fn shards_under_way(&self) -> impl Iterator<Item = (PoolId, ShardId)> {
+        self.sweeps.iter().flat_map(|(_, sweep)| sweep.shards.keys().map(|shard| (sweep.pool, *shard)))
+    }
+
     fn retry_by(&mut self, at: Nanos) {
         self.retry_at = self.retry_at.min(at);
     }

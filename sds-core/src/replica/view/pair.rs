@@ -44,6 +44,15 @@ pub(in crate::replica) enum JoinStage {
     Proposed,
 }
 
+/// How far a shard is that is given to its secondary without a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::replica) enum HandOver {
+    /// Nothing new is begun; what is under way ends, by then.
+    Draining { until: Nanos },
+    /// All is over and nothing is served: the MDM has been asked. That cannot be taken back.
+    Proposed,
+}
+
 /// A shard of two copies, one of them here.
 #[derive(Clone, Debug)]
 pub(in crate::replica) struct Pair {
@@ -60,6 +69,8 @@ pub(in crate::replica) struct Pair {
     pub(in crate::replica) since: Epoch,
     /// The epoch is for settling only, and that is done: the next is asked for.
     pub(in crate::replica) settle_done: bool,
+    /// Set while it is given to its secondary.
+    pub(in crate::replica) hand_over: Option<HandOver>,
     /// Set while one of the two is not in sync but joins.
     pub(in crate::replica) joiner: Option<JoinStage>,
     /// Writes here that the other copy may lack, for all that is known: their extents are held.
@@ -321,6 +332,7 @@ impl View {
                         let grown = pair.joiner.is_some() && entry.joining.is_none();
                         local.settled |= grown || (pair.settle_done && !is_for_settling(entry));
                         pair.settle_done = false;
+                        pair.hand_over = None;
                         pair.joiner = pair.joiner.filter(|_| entry.joining.is_some());
                         pair.tell_again();
                         let peer = peers.get_mut(pair.peer);
@@ -378,6 +390,7 @@ impl Found {
             broken: None,
             since: entry.epoch,
             settle_done: false,
+            hand_over: None,
             joiner: self.joins.then_some(JoinStage::Apart),
             unresolved: Vec::new(),
             told: (ShardSequence::new(0), 0),

@@ -280,3 +280,59 @@ fn too_much_in_flight_is_answered() {
     test.release();
     assert_eq!(test.answers.len(), PROPOSALS_MAX + 1);
 }
+
+impl Test {
+    /// Time passes; both servers send heartbeats.
+    fn pass_both(&mut self, ms: u64) {
+        for turn in 0..ms / 500 {
+            self.now_ms += 500;
+            for link in 1..=2 {
+                let devices = vec![paired(link, DeviceState::Open)];
+                self.sds(link, SdsToMdm::Heartbeat { loop_turns: 5_000 + turn, oldest_disk_request_ms: 0, devices });
+            }
+            self.step(Input::Wake);
+        }
+    }
+
+    /// The primary of every shard asks for this change.
+    fn primaries_ask(&mut self, change: crate::protocol::membership::Change) {
+        let (pool, shards) = self.pairs();
+        for (entry, shard) in shards.iter().zip(0..) {
+            let proposer = entry.in_sync.primary();
+            let link = proposer.map_or(0, |member| u64::from(member.device.get()));
+            self.sds(
+                link,
+                SdsToMdm::Propose { proposals: vec![(pool, ShardId::new(shard), Proposal { base: entry.epoch, proposer, change })] },
+            );
+        }
+    }
+
+    fn hand_overs(&mut self) -> Vec<(u64, usize)> {
+        let wishes = self.to_sds.iter().filter_map(|(link, message)| match message {
+            MdmToSds::HandOver { shards } => Some((*link, shards.len())),
+            _ => None,
+        });
+        wishes.collect()
+    }
+}
+
+#[test]
+fn primaries_are_evened_out_when_all_has_been_well_for_a_while() {
+    let mut test = with_pairs();
+    test.pass_both(20_000);
+    assert_eq!(test.hand_overs(), [], "what was just dealt out is even");
+    // One leads everything: what a return of the other leaves behind.
+    test.shrink_all(2);
+    test.pass_both(20_000);
+    assert_eq!(test.hand_overs(), [], "never while degraded");
+    test.primaries_ask(crate::protocol::membership::Change::Grow);
+    assert!(test.pairs().1.iter().all(|entry| entry.in_sync.members().len() == 2));
+    test.pass_both(4_000);
+    assert_eq!(test.hand_overs(), [], "it may not last");
+    test.pass_both(3_000);
+    assert_eq!(test.hand_overs(), [(2, 4)], "half of them, of the server that leads all");
+    test.pass_both(3_000);
+    assert_eq!(test.hand_overs().len(), 1, "time to do it");
+    test.pass_both(3_000);
+    assert_eq!(test.hand_overs().len(), 2, "asked again for what was not done");
+}
