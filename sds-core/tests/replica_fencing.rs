@@ -111,6 +111,25 @@ fn a_shard_of_another_device_is_not_served() {
 }
 
 #[test]
+fn an_epoch_is_not_served_by_a_map_older_than_the_one_that_made_it() {
+    let (mut node, link) = serving();
+    node.place(5, 1);
+    let later = MapVersion::new(node.view.version.get() + 100);
+    node.view.pools.iter_mut().flat_map(|pool| &mut pool.shards).for_each(|entry| entry.made_at = later);
+    node.push();
+    assert_eq!(node.replica.status().epochs_refused, u64::from(SHARDS), "I3: sessions made before it may not be known here");
+    let header = at_epoch(&mut node, 5);
+    let request = node.send(link, header);
+    node.run_until(node.now.plus(MAP_WAIT));
+    assert_eq!(node.finish(request).status(), Status::NotReady);
+    node.view.version = later;
+    node.push();
+    let header = at_epoch(&mut node, 5);
+    let request = node.send(link, header);
+    assert_eq!(node.finish(request).status(), Status::Ok);
+}
+
+#[test]
 fn views_and_epochs_do_not_go_back() {
     let (mut node, link) = serving();
     node.place(5, 1);

@@ -140,6 +140,7 @@ impl Replica {
         let Some(mut request) = self.requests.remove(op) else { return };
         self.peer_requests -= usize::from(request.kind.is_of_peer());
         self.stop_forwarding(op, &request);
+        self.end_wait_for_other(&mut request);
         if let Some(lock) = request.lock.take() {
             self.locks.release(lock);
         }

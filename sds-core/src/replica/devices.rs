@@ -13,7 +13,7 @@ use super::interface::{DeviceSlot, Effect, Event};
 use super::resync::ASKS_PER_STORE_MAX;
 use super::status::{DeviceStatus, RECENT_FAULTS_MAX};
 use crate::buffer::Buffers;
-use crate::collections::OpId;
+use crate::collections::{Map, OpId};
 use crate::control::DeviceState;
 use crate::id::{BootId, DeviceId, DeviceUuid, ShardSequence, SystemId, TreeId, Version};
 use crate::limits::{DEVICES_PER_SDS_MAX, SEQUENCE_RESERVATION};
@@ -143,6 +143,8 @@ pub(super) struct Device {
     pub(super) freeing: Option<Freeing>,
     /// Its store had unsettled extents, and they are settled shard by shard.
     pub(super) is_unsettled: bool,
+    /// Extents that will be given their place here when the other copy has given them one, and for how many requests.
+    promised: Map<ExtentKey, usize>,
     /// A disk request does not end ([`super::hang`]).
     pub(super) is_hung: bool,
     recent_faults: VecDeque<String>,
@@ -186,6 +188,33 @@ impl Device {
     /// What its acknowledgements rely on.
     pub(super) fn cache_id(&self) -> CacheId {
         CacheId { device: self.id.unwrap_or_default(), boot: if self.volatile_cache { fold(self.boot) } else { 0 } }
+    }
+
+    /// Whether an extent has its place here.
+    pub(super) fn holds(&self, key: ExtentKey) -> bool {
+        self.store.holds(key)
+    }
+
+    /// Whether there is a place for an extent that has none yet.
+    pub(super) fn has_place_for(&self, key: ExtentKey) -> bool {
+        self.promised.contains_key(&key) || (self.promised.len() as u64) < self.store.free_extents()
+    }
+
+    /// Keeps room in the store for a request, and a place for its extent.
+    pub(super) fn promise(&mut self, key: ExtentKey) {
+        assert!(self.has_room(), "callers look first");
+        self.submitted += 1;
+        *self.promised.entry(key).or_default() += 1;
+    }
+
+    /// Gives back what [`Self::promise`] kept.
+    pub(super) fn take_back_promise(&mut self, key: ExtentKey) {
+        self.came_back();
+        let Some(count) = self.promised.get_mut(&key) else { unreachable!("as many as were promised") };
+        *count -= 1;
+        if *count == 0 {
+            self.promised.remove(&key);
+        }
     }
 
     /// Keeps a fault for people to read.
@@ -285,6 +314,7 @@ impl Devices {
             freed: Vec::new(),
             freeing: None,
             is_unsettled: false,
+            promised: Map::default(),
             is_hung: false,
             recent_faults: VecDeque::new(),
             store: Store::new(options),

@@ -120,6 +120,7 @@ impl Replica {
             other: None,
             remote_cache: None,
             forward: None,
+            other_first: false,
             flushes_left: 0,
             repaired: false,
         };

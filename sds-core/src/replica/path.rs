@@ -292,6 +292,10 @@ impl Replica {
             if !self.has_room_to_forward(&route) {
                 return self.finish(op, Answer::Refused(Status::NotReady), turn);
             }
+            let other_first = request.kind != Kind::Zero && self.is_first_write(&route);
+            if other_first && !self.has_place_for(&route) {
+                return self.finish(op, Answer::Refused(Status::NoSpace), turn);
+            }
             let Some(version) = self.take_version(&route, slot, turn) else {
                 if let Some(device) = self.devices.get_mut(slot) {
                     device.unsequenced.push_back(op);
@@ -304,10 +308,20 @@ impl Replica {
             if !self.peers.is_empty() {
                 self.forward_write(op, turn);
             }
+            if other_first && self.wait_for_other(op) {
+                return;
+            }
         } else if request.kind == Kind::Flush && !self.peers.is_empty() && !self.forward_flush(op, slot, turn) {
             return self.finish(op, Answer::Refused(Status::NotReady), turn);
         }
+        self.submit_here(op, turn);
+    }
+
+    /// Gives a request to the store, which has room for it.
+    pub(super) fn submit_here(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(request) = self.requests.get_mut(op) else { return };
+        let Some(route) = request.route else { unreachable!("routed before") };
+        let slot = route.slot;
         request.stage = Stage::InStore;
         request.local = Half::Pending;
         let bond = if request.forward.is_some() || request.kind.is_replicate() { store::Bond::Held } else { store::Bond::None };

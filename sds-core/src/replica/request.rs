@@ -197,6 +197,8 @@ pub(super) struct Request {
     pub(super) forward: Option<OpId>,
     /// Its blocks have been repaired from the other copy, or that was tried.
     pub(super) repaired: bool,
+    /// The other copy is asked first: ours has kept room for it ([`super::peer`]).
+    pub(super) other_first: bool,
     /// Devices of others that have not answered a flush yet.
     pub(super) flushes_left: usize,
 }

@@ -14,6 +14,7 @@ use super::peer::{PeerIndex, Peers};
 use crate::collections::Map;
 use crate::id::{ClientId, DeviceId, Epoch, Incarnation, MapVersion, PoolId, SdsId, ShardId, ShardSequence, Ticket, TreeId, VolumeId};
 use crate::map::{Member, ShardEntry, ShardMap};
+use crate::protocol::fence::may_serve_epoch;
 use crate::protocol::lease::Granted;
 use crate::store::interface::ExtentKey;
 use crate::unit::Nanos;
@@ -181,7 +182,7 @@ impl View {
         for map in &update.pools {
             let pool = self.pools.entry(map.pool).or_default();
             pool.changed = update.version;
-            self.epochs_refused += pool.replace(map);
+            self.epochs_refused += pool.replace(map, update.version);
         }
         if let Some(volumes) = &update.volumes {
             self.volumes.clear();
@@ -213,16 +214,18 @@ impl View {
 }
 
 impl Pool {
-    /// Takes in a map, except for shards whose epoch would go back (I1); returns how many those are.
-    fn replace(&mut self, map: &ShardMap) -> u64 {
+    /// Takes in a map, except for shards whose epoch would go back (I1), or is of a later version than the map's (a session
+    /// made before it would not be known here, I3); returns how many those are.
+    fn replace(&mut self, map: &ShardMap, version: MapVersion) -> u64 {
         let mut refused = 0;
         let known: &[ShardEntry] = &self.map.shards;
         let mut shards = map.shards.clone();
         // Number of shards never changes once placed; a shorter list leaves the rest as they were.
         shards.extend(known.iter().skip(shards.len()));
-        for (new, old) in shards.iter_mut().zip(known) {
-            if new.epoch < old.epoch {
-                *new = *old;
+        for (place, new) in shards.iter_mut().enumerate() {
+            let old = known.get(place).copied().unwrap_or_default();
+            if new.epoch < old.epoch || !may_serve_epoch(version, new.made_at) {
+                *new = old;
                 refused += 1;
             }
         }

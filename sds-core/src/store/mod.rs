@@ -210,6 +210,19 @@ impl Store {
         matches!(self.phase, Phase::Open)
     }
 
+    /// Whether an extent has its place here, or is being given one.
+    #[must_use]
+    pub fn holds(&self, key: interface::ExtentKey) -> bool {
+        self.slots.find(key).is_some()
+    }
+
+    /// Extents that can still be given a place.
+    #[must_use]
+    pub fn free_extents(&self) -> u64 {
+        let capacity = self.slots.capacity();
+        (capacity.total.get() - capacity.used.get()) / u64::from(crate::unit::EXTENT_BYTES)
+    }
+
     /// When the oldest disk request in flight was made; `None` when there is none.
     #[must_use]
     pub fn oldest_disk_request(&self) -> Option<Nanos> {

@@ -79,7 +79,12 @@ impl Mdm {
 impl Pair {
     /// Two nodes, an MDM, every shard's primary at the first node.
     pub fn governed() -> Self {
-        let mut pair = Self::apart();
+        Self::governed_of([DEVICE_BYTES; 2])
+    }
+
+    /// The same, with devices of these sizes.
+    pub fn governed_of(bytes: [u64; 2]) -> Self {
+        let mut pair = Self::apart_of(bytes);
         let entry = ShardEntry {
             epoch: Epoch::new(1),
             in_sync: InSync::pair(member(0), member(1)),

@@ -58,8 +58,13 @@ impl Pair {
 
     /// Two registered nodes without shards.
     pub fn apart() -> Self {
+        Self::apart_of([DEVICE_BYTES; 2])
+    }
+
+    /// The same, with devices of these sizes.
+    pub fn apart_of(bytes: [u64; 2]) -> Self {
         let node = |number: usize| {
-            let mut node = Node::opened(vec![Disk::formatted()], 1 + number as u64);
+            let mut node = Node::opened(vec![Disk::formatted_of(bytes[number])], 1 + number as u64);
             node.sds = sds(number);
             node.first_device = member(number).device;
             let servers = [0, 1].map(|at| SdsView { id: sds(at), name: format!("node{at}"), addresses: vec![format!("node{at}:1")] });

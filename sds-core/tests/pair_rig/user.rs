@@ -25,6 +25,8 @@ pub struct User {
     links: [Option<(LinkId, u64)>; 2],
     next: u8,
     number: u64,
+    /// Writes that were refused for space.
+    pub no_space: usize,
 }
 
 impl User {
@@ -102,11 +104,17 @@ impl User {
 
     /// Takes the answers that have come.
     pub fn collect(&mut self, pair: &mut Pair) {
-        let blocks = &mut self.blocks;
+        let (blocks, no_space) = (&mut self.blocks, &mut self.no_space);
         self.open.retain(|(at, request, extent, block, value)| {
             let Some(answer) = pair.nodes[*at].answer(*request) else { return true };
-            if answer.status() == Status::Ok {
-                blocks.get_mut(&(*extent, *block)).unwrap().may = BTreeSet::from([*value]);
+            match answer.status() {
+                Status::Ok => blocks.get_mut(&(*extent, *block)).unwrap().may = BTreeSet::from([*value]),
+                // Refused for space: neither copy was touched.
+                Status::NoSpace => {
+                    *no_space += 1;
+                    blocks.get_mut(&(*extent, *block)).unwrap().may.remove(value);
+                }
+                _ => {}
             }
             false
         });

@@ -52,6 +52,7 @@ pub fn ticket(client: ClientId) -> Ticket {
 /// A disk with a volatile cache, in pieces of 4 KiB.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
+    bytes: u64,
     durable: BTreeMap<u64, Vec<u8>>,
     cache: BTreeMap<u64, Vec<u8>>,
 }
@@ -59,10 +60,15 @@ pub struct Disk {
 impl Disk {
     /// With an empty store on it.
     pub fn formatted() -> Self {
-        let device_bytes = ByteCount::new(DEVICE_BYTES);
+        Self::formatted_of(DEVICE_BYTES)
+    }
+
+    /// The same, of this size.
+    pub fn formatted_of(bytes: u64) -> Self {
+        let device_bytes = ByteCount::new(bytes);
         let options = FormatOptions { device_bytes, system: SYSTEM, device: DEVICE, boot: BOOT, log_blocks: Some(64) };
         let plan = plan(&options).expect("fits");
-        let mut disk = Self::default();
+        let mut disk = Self { bytes, ..Self::default() };
         for (offset, block) in plan.index_blocks().chain(plan.superblocks()) {
             disk.write(offset.get() / BLOCK as u64, block.as_slice(), true);
         }
@@ -101,9 +107,9 @@ impl Disk {
     }
 }
 
-fn options(boot: u128) -> StoreOptions {
+fn options(boot: u128, bytes: u64) -> StoreOptions {
     StoreOptions {
-        device_bytes: ByteCount::new(DEVICE_BYTES),
+        device_bytes: ByteCount::new(bytes),
         system: SYSTEM,
         boot: BootId::new(boot),
         volatile_cache: true,
@@ -342,7 +348,8 @@ impl Node {
     }
 
     pub fn add_device(&mut self, slot: u16) {
-        self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options(self.boot) });
+        let bytes = self.disks[usize::from(slot)].bytes;
+        self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options(self.boot, bytes) });
     }
 
     pub fn register(&mut self) {

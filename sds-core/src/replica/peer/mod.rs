@@ -2,7 +2,7 @@
 //!
 //! A write's way: [`send`] (to the other copy, and its answer) beside the local store; at the other
 //! server [`receive`] (fences, each sequence once), then the same path as a client's request.
-//! [`hand_over`]: roles that change without a failure; [`link`]: connections to servers; [`lease`]: beacons, grants, silence and what is proposed then;
+//! [`first_write`]: room on both copies; [`hand_over`]: roles that change without a failure; [`link`]: connections to servers; [`lease`]: beacons, grants, silence and what is proposed then;
 //! [`window`]: which of a shard's latest writes are over.
 //!
 //! Invariants: what is on its way to a peer is sent again, in the order it was made, until it is
@@ -10,6 +10,7 @@
 //!
 //! Must not know: how a server is reached.
 
+mod first_write;
 mod hand_over;
 mod lease;
 mod link;

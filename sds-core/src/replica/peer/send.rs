@@ -257,6 +257,9 @@ impl Replica {
     /// Ends a request whose copies are complete, as far as the configuration asks for them.
     pub(in crate::replica) fn progress(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(request) = self.requests.get(op) else { return };
+        if request.other_first {
+            return self.progress_first_write(op, turn);
+        }
         let (Some(route), Half::Done | Half::Refused(_)) = (request.route, request.local) else { return };
         let (local, remote, other) = (request.local, request.remote, request.other);
         if request.kind == Kind::Flush {
