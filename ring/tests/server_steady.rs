@@ -98,6 +98,7 @@ impl World {
                 requests_max: 256,
                 map_wait: Nanos::from_millis(500),
                 disk_hang: ReplicaOptions::DISK_HANG_DEFAULT,
+                trust_refused: true,
             }),
             pool: BufferPool::new(&PoolOptions { bytes: 32 << 20, ..PoolOptions::default() }).expect("memory"),
             disk,

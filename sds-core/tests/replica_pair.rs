@@ -292,6 +292,24 @@ fn a_refused_port_ends_the_grace() {
 }
 
 #[test]
+fn a_refused_port_says_nothing_where_it_is_not_trusted() {
+    let mut pair = Pair::apart_trusting([DEVICE_BYTES; 2], false).placed();
+    pair.refuses = [true; 2];
+    pair.cut();
+    pair.run_for(MS(700));
+    assert!((0..2).all(|at| pair.nodes[at].proposals.is_empty()), "it may be a firewall's word");
+    pair.run_for(MS(400));
+    assert!((0..2).all(|at| pair.nodes[at].proposals.len() == SHARDS as usize), "silence says it");
+    let mut pair = Pair::apart_trusting([DEVICE_BYTES; 2], false).placed();
+    pair.refuses[0] = true;
+    pair.cut();
+    pair.place(2, InSync::sole(member(1)), 1000, None);
+    pair.push_to(&[1]);
+    assert_eq!(read_at_the_promoted(&mut pair, 1, MS(1000)), Some(Status::NotReady), "the old primary may have its lease");
+    assert_eq!(read_at_the_promoted(&mut pair, 2, MS(250)), Some(Status::Ok), "1.2 s after its last grant");
+}
+
+#[test]
 fn a_grant_of_a_promoted_secondary_is_worth_nothing_to_the_old_primary() {
     let mut pair = Pair::serving();
     let alice = pair.nodes[0].login(ALICE, 1);

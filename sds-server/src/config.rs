@@ -177,6 +177,9 @@ pub struct NodeConfig {
     /// After how many seconds a disk request that does not end makes its device one that hangs.
     #[serde(default = "default_hung_disk")]
     pub hung_disk_seconds: u64,
+    /// Whether a port of another data server that refuses means that its process has ended; if not, its lease is waited out.
+    #[serde(default = "default_trust_refused")]
+    pub trust_refused: bool,
     /// Its devices.
     #[serde(default, rename = "device")]
     pub devices: Vec<DeviceConfig>,
@@ -213,6 +216,10 @@ const fn default_requests() -> usize {
 
 const fn default_hung_disk() -> u64 {
     ReplicaOptions::DISK_HANG_DEFAULT.get() / 1_000_000_000
+}
+
+const fn default_trust_refused() -> bool {
+    true
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
@@ -275,6 +282,7 @@ impl NodeConfig {
             connections_max: default_connections(),
             requests_max: default_requests(),
             hung_disk_seconds: default_hung_disk(),
+            trust_refused: default_trust_refused(),
             devices: Vec::new(),
         }
     }

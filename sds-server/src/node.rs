@@ -104,6 +104,7 @@ impl Prepared {
             requests_max: config.requests_max,
             map_wait: MAP_WAIT,
             disk_hang: Nanos::from_millis(config.hung_disk_seconds * 1000),
+            trust_refused: config.trust_refused,
         };
         let role = SdsRole::new(Parts {
             name: config.name.clone(),

@@ -28,6 +28,9 @@ pub struct ReplicaOptions {
     pub map_wait: Nanos,
     /// A disk request older than this hangs: the shards of its device go on without it.
     pub disk_hang: Nanos,
+    /// Whether a peer's port that refuses means that its process has ended. If not, its last lease is waited out: for networks in which
+    /// something else may refuse for a host that lives.
+    pub trust_refused: bool,
 }
 
 impl ReplicaOptions {

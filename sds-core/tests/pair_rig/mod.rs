@@ -49,7 +49,12 @@ pub fn sds(node: usize) -> SdsId {
 impl Pair {
     /// Two nodes with every shard, the first its primary; linked, leases granted.
     pub fn serving() -> Self {
-        let mut pair = Self::apart();
+        Self::apart().placed()
+    }
+
+    /// Nodes without shards are given them all, the first as primary.
+    pub fn placed(self) -> Self {
+        let mut pair = self;
         pair.place(1, InSync::pair(member(0), member(1)), 1, None);
         pair.push_to(&[0, 1]);
         pair.run();
@@ -63,8 +68,15 @@ impl Pair {
 
     /// The same, with devices of these sizes.
     pub fn apart_of(bytes: [u64; 2]) -> Self {
+        Self::apart_trusting(bytes, true)
+    }
+
+    /// The same, with that policy about ports that refuse.
+    pub fn apart_trusting(bytes: [u64; 2], trust_refused: bool) -> Self {
         let node = |number: usize| {
-            let mut node = Node::opened(vec![Disk::formatted_of(bytes[number])], 1 + number as u64);
+            let mut node = Node::trusting(vec![Disk::formatted_of(bytes[number])], 1 + number as u64, 64, trust_refused);
+            node.add_devices();
+            node.drain();
             node.sds = sds(number);
             node.first_device = member(number).device;
             let servers = [0, 1].map(|at| SdsView { id: sds(at), name: format!("node{at}"), addresses: vec![format!("node{at}:1")] });

@@ -283,12 +283,18 @@ impl Node {
     }
 
     pub fn new(disks: Vec<Disk>, incarnation: u64, requests_max: usize) -> Self {
+        Self::trusting(disks, incarnation, requests_max, true)
+    }
+
+    /// The same, with that policy about ports that refuse.
+    pub fn trusting(disks: Vec<Disk>, incarnation: u64, requests_max: usize, trust_refused: bool) -> Self {
         let replica = Replica::new(ReplicaOptions {
             boot: BOOT,
             links_max: 8,
             requests_max,
             map_wait: MAP_WAIT,
             disk_hang: ReplicaOptions::DISK_HANG_DEFAULT,
+            trust_refused,
         });
         let volume = VolumeView {
             id: VOLUME,

@@ -104,6 +104,7 @@ impl World {
             requests_max: 512,
             map_wait: Nanos::from_millis(2_000),
             disk_hang: ReplicaOptions::DISK_HANG_DEFAULT,
+            trust_refused: true,
         };
         let node = &mut self.servers[server];
         node.machine = Some(Box::new(Replica::new(options)));

@@ -46,6 +46,7 @@ impl Replica {
 
     pub(in crate::replica) fn peer_connect_failed(&mut self, sds: SdsId, refused: bool, turn: &mut Turn<'_, impl Buffers>) {
         let Some(index) = self.peers.find(sds) else { return };
+        let refused = refused && self.options.trust_refused;
         if self.peers.get(index).state == LinkState::Connecting {
             self.peers.get_mut(index).refused = refused;
             self.peer_link_failed(index, turn);
