@@ -13,6 +13,7 @@ pub mod fio;
 pub mod goals;
 pub mod host;
 pub mod measure;
+pub mod network;
 pub mod ours;
 pub mod plot;
 pub mod report;

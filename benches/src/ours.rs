@@ -2,7 +2,9 @@
 
 use crate::daemon::{Daemon, free_port, run};
 use crate::error::BenchError;
+use crate::network::Network;
 use crate::system::{Place, answers};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -63,17 +65,21 @@ impl Shape {
 /// When one of them does not become ready.
 pub fn five_processes(place: &Place, copies: u64) -> Result<(Vec<Daemon>, String), BenchError> {
     let name = if copies == 1 { "ours-five" } else { "ours-five-two" };
-    processes(place, &Shape { name, servers: SDS_COUNT, device_bytes: device_bytes(place.size * copies), copies, log: "info" })
+    let device_bytes = device_bytes(place.size * copies);
+    processes(place, &Shape { name, servers: SDS_COUNT, device_bytes, copies, log: "info" }, None)
 }
 
-/// Starts a data server, from 1, by the configuration that [`processes`] has written; also again.
+/// Starts a data server, from 1, by the configuration that [`processes`] has written; also again. With a network, on its host.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn server(place: &Place, shape: &Shape, number: u64) -> Result<Daemon, BenchError> {
+pub fn server(place: &Place, shape: &Shape, number: u64, network: Option<&Network>) -> Result<Daemon, BenchError> {
     let mut command = Command::new(place.bin_dir.join("sds"));
-    command.arg("--config").arg(place.dir.join(shape.name).join(format!("sds{number}.toml"))).env("SDS_LOG", shape.log);
-    Daemon::start(&mut command, &shape.server_log(place, number))
+    command.arg("--config").arg(place.dir.join(shape.name).join(format!("sds{number}.toml")));
+    if let Some(network) = network {
+        command = network.on(host_of(number), &command);
+    }
+    Daemon::start(command.env("SDS_LOG", shape.log), &shape.server_log(place, number))
 }
 
 /// How many shards of a system have all their copies, and how many there are.
@@ -97,20 +103,26 @@ pub fn api(place: &Place, shape: &Shape) -> Result<String, BenchError> {
     Ok(line.trim_matches('"').to_owned())
 }
 
-/// One `mdm`, as many `sds` as asked for, one `sdc nbd`, over TCP: in this order.
+/// The host of a data server, from 0.
+#[must_use]
+pub fn host_of(number: u64) -> usize {
+    usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX)
+}
+
+/// One `mdm`, as many `sds` as asked for, one `sdc nbd`, over TCP: in this order. With a network, each `sds` is on a host of its own.
 ///
 /// # Errors
 /// When one of them does not become ready.
-pub fn processes(place: &Place, shape: &Shape) -> Result<(Vec<Daemon>, String), BenchError> {
+pub fn processes(place: &Place, shape: &Shape, network: Option<&Network>) -> Result<(Vec<Daemon>, String), BenchError> {
     let Shape { name, servers, device_bytes, copies, log: _ } = *shape;
     let dir = fresh(&place.dir.join(name))?;
     let (control, rest, nbd) = (free_port()?, free_port()?, free_port()?);
     let mut daemons = Vec::new();
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let control = SocketAddr::new(network.map_or(loopback, Network::outside), control);
 
-    let config = write(
-        &dir.join("mdm.toml"),
-        &format!("data_dir = {:?}\ncontrol = \"127.0.0.1:{control}\"\napi = \"127.0.0.1:{rest}\"\n", dir.join("mdm")),
-    )?;
+    let config =
+        write(&dir.join("mdm.toml"), &format!("data_dir = {:?}\ncontrol = \"{control}\"\napi = \"127.0.0.1:{rest}\"\n", dir.join("mdm")))?;
     let mdm_log = place.log(&format!("{name}-mdm"));
     daemons.push(Daemon::start(Command::new(place.bin_dir.join("mdm")).arg("--config").arg(config), &mdm_log)?);
     let api = format!("127.0.0.1:{rest}");
@@ -122,17 +134,17 @@ pub fn processes(place: &Place, shape: &Shape) -> Result<(Vec<Daemon>, String), 
     }
 
     for number in 1..=servers {
-        let port = free_port()?;
+        let listen = SocketAddr::new(network.map_or(loopback, |network| network.host(host_of(number))), free_port()?);
         write(
             &dir.join(format!("sds{number}.toml")),
             &format!(
-                "name = \"sds{number}\"\nstate_dir = {:?}\nlisten = \"127.0.0.1:{port}\"\nmdm = [\"127.0.0.1:{control}\"]\n\n\
+                "name = \"sds{number}\"\nstate_dir = {:?}\nlisten = \"{listen}\"\nmdm = [\"{control}\"]\n\n\
                  [[device]]\npath = {:?}\nsize = {device_bytes}\nformat = \"if-blank\"\npool = {pool:?}\n",
                 dir.join(format!("sds{number}")),
                 dir.join(format!("device{number}.img")),
             ),
         )?;
-        daemons.push(server(place, shape, number)?);
+        daemons.push(server(place, shape, number, network)?);
     }
 
     if let Some(last) = daemons.last_mut() {
@@ -141,7 +153,7 @@ pub fn processes(place: &Place, shape: &Shape) -> Result<(Vec<Daemon>, String), 
     run(Command::new(&sdsctl).args(["--api", &api, "volume", "create", "bench", "--pool", pool, "--size", &place.size.to_string()]))?;
 
     let mut command = Command::new(place.bin_dir.join("sdc"));
-    command.args(["nbd", "--mdm", &format!("127.0.0.1:{control}"), "--listen", &format!("127.0.0.1:{nbd}"), "bench"]);
+    command.args(["nbd", "--mdm", &control.to_string(), "--listen", &format!("127.0.0.1:{nbd}"), "bench"]);
     let uri = format!("nbd://127.0.0.1:{nbd}/bench");
     let mut client = Daemon::start(&mut command, &place.log(&format!("{name}-sdc")))?;
     client.wait_until(60, || answers(&uri))?;

@@ -167,7 +167,7 @@ impl Bench {
     /// When a program is missing, does not become ready, or the fill fails.
     pub fn start(place: &Place) -> Result<Self, BenchError> {
         let shape = Shape { device_bytes: place.size / 8 * 9 + (512 << 20), ..SHAPE };
-        let (daemons, uri) = processes(place, &shape)?;
+        let (daemons, uri) = processes(place, &shape, None)?;
         let target = Target::Nbd(uri);
         fio::prefill(&target, place.size)?;
         Ok(Self { daemons, target, size: place.size, server_log: shape.server_log(place, 1) })

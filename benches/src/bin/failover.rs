@@ -5,6 +5,7 @@ use sds_benches::daemon::Daemon;
 use sds_benches::error::BenchError;
 use sds_benches::fio;
 use sds_benches::host;
+use sds_benches::network::{Cut, Network};
 use sds_benches::ours::{self, Shape};
 use sds_benches::system::{Place, Target};
 use sds_benches::workload::{Workload, workload};
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Kills a data server (kill -9) in the middle of mixed random I/O, again and again, and prints the slowest request of each; then what
-/// it takes to bring a server back that missed 256 MiB of overwrites.
+/// it takes to bring a server back that missed 256 MiB of overwrites; then the same with hosts that are cut off without a word.
 ///
 /// Build first with `cargo build --release`. Needs fio and libnbd-bin. Fails if a bound is missed.
 #[derive(Parser, Debug)]
@@ -22,6 +23,9 @@ struct Arguments {
     /// Kills.
     #[arg(long, default_value_t = 20)]
     kills: u32,
+    /// Hosts cut off silently. Needs root, `ip` and `nft`.
+    #[arg(long, default_value_t = 10)]
+    cuts: u32,
     /// Directory of devices, state and logs.
     #[arg(long, default_value = "target/failover")]
     dir: PathBuf,
@@ -33,8 +37,14 @@ struct Arguments {
 const SERVERS: u64 = 3;
 const SIZE: u64 = 1 << 30;
 const SHAPE: Shape = Shape { name: "failover", servers: SERVERS, device_bytes: 2 << 30, copies: 2, log: "info" };
+/// Each server on a host of its own.
+const ON_HOSTS: Shape = Shape { name: "failover-hosts", ..SHAPE };
 /// No request may take longer because a server died.
 const GAP_MS_MAX: f64 = 500.0;
+/// The same of a host that is cut off.
+const CUT_MS_MAX: f64 = 2500.0;
+/// How long it is.
+const CUT_FOR: Duration = Duration::from_secs(4);
 /// What is overwritten while a server is away.
 const MISSED: u64 = 256 << 20;
 /// The server's absence.
@@ -55,6 +65,8 @@ fn main() -> ExitCode {
 
 struct Bench {
     place: Place,
+    shape: Shape,
+    network: Option<Network>,
     api: String,
     /// `mdm`, the data servers, `sdc`.
     daemons: Vec<Option<Daemon>>,
@@ -62,6 +74,24 @@ struct Bench {
 }
 
 impl Bench {
+    /// Starts a system and writes all of its volume.
+    fn start_all(place: Place, shape: Shape, network: Option<Network>) -> Result<Self, BenchError> {
+        let (daemons, uri) = ours::processes(&place, &shape, network.as_ref())?;
+        let api = ours::api(&place, &shape)?;
+        let daemons = daemons.into_iter().map(Some).collect();
+        let bench = Self { place, shape, network, api, daemons, target: Target::Nbd(uri) };
+        fio::prefill(&bench.target, SIZE)?;
+        Ok(bench)
+    }
+
+    /// Mixed random I/O for so many seconds, begun two seconds ago when this returns.
+    fn load(&self, seconds: u64) -> std::thread::JoinHandle<Result<fio::FioResult, BenchError>> {
+        let target = self.target.clone();
+        let load = std::thread::spawn(move || fio::run(&target, &job("mixed-4k-qd32"), SIZE, seconds));
+        std::thread::sleep(Duration::from_secs(2));
+        load
+    }
+
     fn wait_until_clean(&mut self, seconds: u64) -> Result<(), BenchError> {
         let Self { place, api, daemons, .. } = self;
         let Some(mdm) = daemons.first_mut().and_then(Option::as_mut) else { unreachable!("it runs all the time") };
@@ -79,13 +109,13 @@ impl Bench {
     }
 
     fn start(&mut self, number: u64) -> Result<(), BenchError> {
-        self.daemons[Self::place_of(number)] = Some(ours::server(&self.place, &SHAPE, number)?);
+        self.daemons[Self::place_of(number)] = Some(ours::server(&self.place, &self.shape, number, self.network.as_ref())?);
         Ok(())
     }
 
     /// Bytes that a server's log, which begins anew with its process, says it sent to bring other copies up to date.
     fn sent_by(&self, number: u64) -> u64 {
-        let log = std::fs::read_to_string(SHAPE.server_log(&self.place, number)).unwrap_or_default();
+        let log = std::fs::read_to_string(self.shape.server_log(&self.place, number)).unwrap_or_default();
         let values = log.split("bytes=").skip(1).map(|rest| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
         values.filter_map(|digits| digits.parse::<u64>().ok()).sum()
     }
@@ -109,19 +139,26 @@ fn failover(arguments: &Arguments) -> Result<bool, BenchError> {
     let absolute = |path: &PathBuf| std::path::absolute(path).map_err(BenchError::file("resolve", path));
     let place = Place { dir: absolute(&arguments.dir)?, bin_dir: absolute(&arguments.bin_dir)?, size: SIZE };
     println!("{}\n", host::description());
-    let (daemons, uri) = ours::processes(&place, &SHAPE)?;
-    let api = ours::api(&place, &SHAPE)?;
-    let mut bench = Bench { place, api, daemons: daemons.into_iter().map(Some).collect(), target: Target::Nbd(uri) };
-    fio::prefill(&bench.target, SIZE)?;
+    let mut bench = Bench::start_all(place.clone(), SHAPE, None)?;
 
-    let mut slowest = kills(&mut bench, arguments.kills)?;
+    let fast = arguments.kills == 0 || tell("kill", kills(&mut bench, arguments.kills)?, GAP_MS_MAX);
+    let back = come_back(&mut bench)?;
+    drop(bench);
+    let silent = arguments.cuts == 0 || {
+        let mut bench = Bench::start_all(place, ON_HOSTS, Some(Network::new(ours::host_of(SERVERS) + 1)?))?;
+        tell("cut", cuts(&mut bench, arguments.cuts)?, CUT_MS_MAX)
+    };
+    Ok(fast && back && silent)
+}
+
+/// Prints the slowest request of each; whether all are within the bound.
+fn tell(what: &str, mut slowest: Vec<f64>, bound: f64) -> bool {
     slowest.sort_by(f64::total_cmp);
     let (median, worst) = (slowest[slowest.len() / 2], slowest[slowest.len() - 1]);
-    println!("slowest request of each kill, ms: {}", slowest.iter().map(|ms| format!("{ms:.0}")).collect::<Vec<_>>().join(" "));
-    let fast = worst <= GAP_MS_MAX;
-    println!("{} kills: median {median:.0} ms, worst {worst:.0} ms (bound {GAP_MS_MAX}): {}", slowest.len(), verdict(fast));
-    let back = come_back(&mut bench)?;
-    Ok(fast && back)
+    println!("slowest request of each {what}, ms: {}", slowest.iter().map(|ms| format!("{ms:.0}")).collect::<Vec<_>>().join(" "));
+    let met = worst <= bound;
+    println!("{} {what}s: median {median:.0} ms, worst {worst:.0} ms (bound {bound}): {}", slowest.len(), verdict(met));
+    met
 }
 
 const fn verdict(met: bool) -> &'static str {
@@ -137,15 +174,32 @@ fn kills(bench: &mut Bench, count: u32) -> Result<Vec<f64>, BenchError> {
     let mut slowest = Vec::new();
     for round in 0..count {
         bench.wait_until_clean(120)?;
-        let target = bench.target.clone();
-        let load = std::thread::spawn(move || fio::run(&target, &job("mixed-4k-qd32"), SIZE, 5));
-        std::thread::sleep(Duration::from_secs(2));
+        let load = bench.load(5);
         let victim = 1 + u64::from(round) % SERVERS;
         bench.kill(victim);
         let result = load.join().unwrap_or_else(|_| unreachable!("fio's thread does not panic"))?;
         slowest.push(result.max_us / 1e3);
         eprintln!("kill {}: server {victim}, slowest request {:.0} ms", round + 1, result.max_us / 1e3);
         bench.start(victim)?;
+    }
+    bench.wait_until_clean(120)?;
+    Ok(slowest)
+}
+
+/// The slowest request of each host that is cut off without a word, in milliseconds.
+fn cuts(bench: &mut Bench, count: u32) -> Result<Vec<f64>, BenchError> {
+    let mut slowest = Vec::new();
+    for round in 0..count {
+        bench.wait_until_clean(120)?;
+        let load = bench.load(8);
+        let victim = 1 + u64::from(round) % SERVERS;
+        let Some(network) = &bench.network else { unreachable!("it was started on one") };
+        network.cut(ours::host_of(victim), Cut::Off)?;
+        std::thread::sleep(CUT_FOR);
+        network.mend(ours::host_of(victim))?;
+        let result = load.join().unwrap_or_else(|_| unreachable!("fio's thread does not panic"))?;
+        slowest.push(result.max_us / 1e3);
+        eprintln!("cut {}: host of server {victim}, slowest request {:.0} ms", round + 1, result.max_us / 1e3);
     }
     bench.wait_until_clean(120)?;
     Ok(slowest)

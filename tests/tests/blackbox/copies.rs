@@ -15,14 +15,14 @@ fn rounds() -> u64 {
     std::env::var("SDS_COPY_ROUNDS").map_or(6, |rounds| rounds.parse().expect("SDS_COPY_ROUNDS is a number"))
 }
 
-fn verify(cluster: &Cluster, regions: &mut [Region]) {
+pub(crate) fn verify(cluster: &Cluster, regions: &mut [Region]) {
     let mut client = Client::open(&cluster.nbd_address(), "disk").expect("the export is there");
     for region in regions {
         region.verify(&mut client);
     }
 }
 
-fn wait_until_clean(cluster: &mut Cluster) {
+pub(crate) fn wait_until_clean(cluster: &mut Cluster) {
     cluster.wait_for_status("clean shards", RESTART, |status| {
         let pools = status["pools"].as_array().cloned().unwrap_or_default();
         let pool = pools.iter().find(|pool| pool["name"] == "two");
@@ -31,7 +31,7 @@ fn wait_until_clean(cluster: &mut Cluster) {
 }
 
 /// Lets the load go on for a while; gives the longest time without an answer.
-fn longest_gap(load: &Load, span: Duration) -> Duration {
+pub(crate) fn longest_gap(load: &Load, span: Duration) -> Duration {
     let start = Instant::now();
     let (mut last, mut since, mut longest) = (load.acknowledged(), start, Duration::ZERO);
     while start.elapsed() < span {
@@ -46,7 +46,7 @@ fn longest_gap(load: &Load, span: Duration) -> Duration {
 }
 
 /// Reads everything while each server in turn is down: every copy is seen alone.
-fn verify_each_copy(cluster: &mut Cluster, areas: &mut [Region]) {
+pub(crate) fn verify_each_copy(cluster: &mut Cluster, areas: &mut [Region]) {
     for number in 0..3 {
         wait_until_clean(cluster);
         cluster.kill(Process::Sds(number));

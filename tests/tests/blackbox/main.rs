@@ -17,5 +17,6 @@ mod full_pool;
 mod harness;
 mod kills;
 mod lifecycle;
+mod namespaces;
 mod up;
 mod verifier;

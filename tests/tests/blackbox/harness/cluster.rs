@@ -3,13 +3,15 @@
 use super::daemon::Daemon;
 use super::nbd::Client;
 use super::place::{Place, free_port, program};
+use sds_benches::network::Network;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Seconds within which a cluster of small devices has started.
 const START: u64 = 90;
 /// Seconds within which a restarted process serves again.
@@ -43,11 +45,19 @@ pub(crate) struct Cluster {
     /// Processes started so far.
     lives: u32,
     pub(crate) place: Place,
+    /// Where each data server has a host of its own.
+    network: Option<Network>,
+    /// More lines of each data server's configuration.
+    more: String,
 }
 
 impl Cluster {
     /// Configures, but starts nothing. Each data server has one device of this many bytes.
     pub(crate) fn configure(name: &str, device_bytes: u64, exports: &[&str]) -> Self {
+        Self::configure_on(None, "", name, device_bytes, exports)
+    }
+
+    fn configure_on(network: Option<Network>, more: &str, name: &str, device_bytes: u64, exports: &[&str]) -> Self {
         let place = Place::new(name);
         let cluster = Self {
             daemons: (0..ALL.len()).map(|_| None).collect(),
@@ -58,10 +68,12 @@ impl Cluster {
             exports: exports.iter().map(|&name| name.to_owned()).collect(),
             lives: 0,
             place,
+            network,
+            more: more.to_owned(),
         };
         let mut text = String::new();
         let _ = writeln!(text, "data_dir = {:?}", cluster.place.path("mdm"));
-        let _ = writeln!(text, "control = \"127.0.0.1:{}\"\napi = \"127.0.0.1:{}\"", cluster.control, cluster.rest);
+        let _ = writeln!(text, "control = {:?}\napi = {:?}", cluster.control_address(), cluster.rest_address());
         cluster.place.write("mdm.toml", &text);
         for number in 0..3 {
             cluster.place.write(&format!("sds{number}.toml"), &cluster.sds_config(number, device_bytes));
@@ -72,11 +84,12 @@ impl Cluster {
     /// The configuration of a data server.
     pub(crate) fn sds_config(&self, number: usize, device_bytes: u64) -> String {
         format!(
-            "name = \"sds{number}\"\nstate_dir = {:?}\nlisten = \"127.0.0.1:{}\"\nmdm = [\"127.0.0.1:{}\"]\n\n\
+            "name = \"sds{number}\"\nstate_dir = {:?}\nlisten = {:?}\nmdm = [{:?}]\n{}\n\
              [[device]]\npath = {:?}\nsize = {device_bytes}\nformat = \"if-blank\"\n",
             self.place.path(&format!("sds{number}")),
-            self.data[number],
-            self.control,
+            self.data_address(number),
+            self.control_address(),
+            self.more,
             self.device(number),
         )
     }
@@ -102,7 +115,23 @@ impl Cluster {
 
     /// The same, with two copies of everything, each server a fault set of its own.
     pub(crate) fn start_with_two_copies(name: &str, device_bytes: u64, volume: &str, bytes: u64) -> Self {
-        let mut cluster = Self::configure(name, device_bytes, &[volume]);
+        Self::configure(name, device_bytes, &[volume]).begin_with_two_copies(device_bytes, volume, bytes)
+    }
+
+    /// The same, with each data server on a host of its own; `more` is added to the configuration of each.
+    pub(crate) fn start_on_hosts(more: &str, name: &str, device_bytes: u64, volume: &str, bytes: u64) -> Self {
+        let cluster = Self::configure_on(
+            Some(Network::new(3).unwrap_or_else(|error| panic!("this test cannot run: {error}"))),
+            more,
+            name,
+            device_bytes,
+            &[volume],
+        );
+        cluster.begin_with_two_copies(device_bytes, volume, bytes)
+    }
+
+    fn begin_with_two_copies(self, device_bytes: u64, volume: &str, bytes: u64) -> Self {
+        let mut cluster = self;
         cluster.begin(Process::Mdm);
         cluster.wait_for_status("answer", START, |_| true);
         let (code, answer) = cluster.api("POST", "pools", r#"{"name": "two", "shards": 64, "copies": 2}"#).expect("the API answers");
@@ -147,10 +176,13 @@ impl Cluster {
             Process::Sds(number) => {
                 command = Command::new(program("sds"));
                 command.arg("--config").arg(self.place.path(&format!("sds{number}.toml")));
+                if let Some(network) = &self.network {
+                    command = network.on(number, &command);
+                }
             }
             Process::Sdc => {
                 command = Command::new(program("sdc"));
-                command.args(["nbd", "--mdm", &format!("127.0.0.1:{}", self.control)]);
+                command.args(["nbd", "--mdm", &self.control_address()]);
                 command.args(["--listen", &self.nbd_address(), "--state-dir"]).arg(self.place.path("sdc"));
                 command.args(&self.exports);
             }
@@ -217,8 +249,18 @@ impl Cluster {
         }
     }
 
+    /// Its hosts.
+    pub(crate) fn network(&self) -> &Network {
+        self.network.as_ref().expect("it was started on hosts")
+    }
+
+    pub(crate) const fn control_port(&self) -> u16 {
+        self.control
+    }
+
     pub(crate) fn control_address(&self) -> String {
-        format!("127.0.0.1:{}", self.control)
+        let address = self.network.as_ref().map_or(LOOPBACK, Network::outside);
+        format!("{address}:{}", self.control)
     }
 
     pub(crate) fn rest_address(&self) -> String {
@@ -226,7 +268,8 @@ impl Cluster {
     }
 
     pub(crate) fn data_address(&self, number: usize) -> String {
-        format!("127.0.0.1:{}", self.data[number])
+        let address = self.network.as_ref().map_or(LOOPBACK, |network| network.host(number));
+        format!("{address}:{}", self.data[number])
     }
 
     pub(crate) fn nbd_address(&self) -> String {
