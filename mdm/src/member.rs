@@ -87,7 +87,12 @@ impl Api {
         }
         let (answer, reply) = oneshot::channel();
         self.inputs.send(Message::Api { request, answer }).await.map_err(|_| NotLeading)?;
-        reply.await.map_err(|_| NotLeading)
+        match reply.await {
+            Ok(reply) => Ok(reply),
+            Err(_) if reads => Err(NotLeading),
+            // It was taken in, and may be committed yet.
+            Err(_) => Ok(ApiReply::Unknown),
+        }
     }
 }
 

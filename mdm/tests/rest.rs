@@ -76,6 +76,28 @@ fn bad_requests_are_answered_and_change_nothing() {
 }
 
 #[test]
+fn web_pages_cannot_ask_for_anything() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mdm = start(directory.path());
+    let pool = r#"{"name": "p", "copies": 2}"#;
+    let page = [("origin", "http://evil.example")];
+    is_problem(&call_with(&mdm, "POST", "/api/v1/pools", Some(pool), &page), 403, "foreign-origin", "sdsctl");
+    is_problem(&call_with(&mdm, "GET", "/api/v1/status", None, &page), 403, "foreign-origin", "sdsctl");
+    is_problem(&call(&mdm, "POST", "/api/v1/pools", None), 415, "not-json", "application/json");
+    let own = format!("http://{}", mdm.api_address());
+    assert_eq!(call_with(&mdm, "POST", "/api/v1/pools", Some(pool), &[("origin", &own)]).status, 201);
+}
+
+#[test]
+fn all_pools_together_have_so_many_shards() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mdm = start(directory.path());
+    let create = |number: u32| call(&mdm, "POST", "/api/v1/pools", Some(&format!(r#"{{"name": "p{number}", "shards": 65536}}"#)));
+    (0..7).for_each(|number| assert_eq!(create(number).status, 201));
+    is_problem(&create(7), 409, "too-many", "524288 shards");
+}
+
+#[test]
 fn shards_are_listed_and_shown_and_bad_questions_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let mdm = start(directory.path());

@@ -177,6 +177,11 @@ impl Protocol {
         self.propose(state, at, Change::Grow)
     }
 
+    /// What was proposed is lost, or refuses: it is needed until another epoch is learnt all the same.
+    pub(crate) fn propose_drop(&self, state: &mut State, at: usize) -> bool {
+        state.servers[at].growing.is_some() && self.is_primary(state, at) && self.propose(state, at, Change::Drop)
+    }
+
     pub(crate) fn join(&self, state: &mut State, at: usize) -> bool {
         let entry = *state.mdm.newest();
         if self.scenario.joiners & bit(at) == 0 || entry.epoch.get() >= self.scenario.epochs {

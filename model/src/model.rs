@@ -61,6 +61,8 @@ pub enum Action {
     CopyBlock(usize),
     /// The primary proposes its joiner.
     ProposeGrow(usize),
+    /// A primary gives up the joiner that it has proposed.
+    ProposeDrop(usize),
     /// A member settles.
     Settle(usize),
     /// The primary says that both have settled.
@@ -412,9 +414,7 @@ impl Model for Protocol {
                     if !own.copied {
                         actions.push(Action::CopyBlock(at));
                     }
-                    if own.growing.is_none() {
-                        actions.push(Action::ProposeGrow(at));
-                    }
+                    actions.push(if own.growing.is_none() { Action::ProposeGrow(at) } else { Action::ProposeDrop(at) });
                 }
             }
             if scenario.leases && spent.grants < scenario.grants && !primary {
@@ -467,6 +467,7 @@ impl Protocol {
             Action::ProposeSwap(at) => self.propose_swap(state, at),
             Action::CopyBlock(at) => self.copy_block(state, at),
             Action::ProposeGrow(at) => self.propose_grow(state, at),
+            Action::ProposeDrop(at) => self.propose_drop(state, at),
             Action::Settle(at) => self.settle(state, at),
             Action::ProposeSettled(at) => self.propose_settled(state, at),
             Action::Pull(at) => self.pull(state, at),

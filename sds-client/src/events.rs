@@ -20,6 +20,10 @@ pub(crate) fn log(event: &Event) {
         ),
         Event::Reached { sds } => tracing::info!(%sds, "the data server answers again"),
         Event::TimedOut { volume } => tracing::error!(%volume, "requests were not served within the io_timeout and end with I/O errors"),
+        Event::FlushLost { volume } => tracing::error!(
+            %volume,
+            "a flush fails once: writes that were acknowledged and not flushed were lost with the power of both their copies"
+        ),
         Event::PayloadDamaged { link } => tracing::warn!(link = link.get(), "a payload was damaged on its way; asking again"),
         Event::Refused { reason } => tracing::error!(reason, "the MDM refuses this client"),
         Event::LinkRefused { sds, status } => tracing::warn!(%sds, ?status, "a data server refuses the connection; trying again"),

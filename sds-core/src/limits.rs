@@ -73,9 +73,15 @@ pub const SEQUENCE_RESERVATION: u64 = 1 << 20;
 /// How far above the ceilings known to the MDM a new primary's sequences begin. The survivor may have reserved once more since
 /// it reported, and the old primary may have used as many beyond what the survivor got as it may have outstanding.
 pub const SEQUENCE_HEADROOM: u64 = 2 * SEQUENCE_RESERVATION;
+/// No sequence is this high, whatever a peer says: numbering can go on from any that is believed.
+pub const SEQUENCE_MAX: u64 = 1 << 62;
 /// Most proposals of one control message: one for each shard of a pool.
 pub const PROPOSALS_PER_MESSAGE_MAX: usize = 65_536;
 
+/// Most shards of all pools together: a view of them all, each with everything an entry may have, is one control message.
+pub const SHARDS_MAX: u64 = 8 * SHARDS_PER_POOL_MAX as u64;
+/// Bytes of a shard's entry at most, as [`crate::codec`] writes it.
+pub const SHARD_ENTRY_BYTES_MAX: u64 = 96;
 /// Most shards of one pool that change roles at once, without a failure.
 pub const HAND_OVERS_PER_MESSAGE_MAX: usize = 128;
 
@@ -89,5 +95,6 @@ const _: () = {
     assert!(REPLICATE_WINDOW >= REQUESTS_PER_CONNECTION_MAX as u64, "a link is filled before the window is");
     assert!(SHARDS_PER_POOL_DEFAULT <= SHARDS_PER_POOL_MAX);
     assert!(SEQUENCE_HEADROOM > SEQUENCE_RESERVATION + (REQUESTS_PER_CONNECTION_MAX * VOLUME_REQUESTS_MAX) as u64);
+    assert!(SHARDS_MAX * SHARD_ENTRY_BYTES_MAX <= CONTROL_MESSAGE_BYTES_MAX as u64 * 3 / 4);
     assert!(PROPOSALS_PER_MESSAGE_MAX >= SHARDS_PER_POOL_MAX as usize);
 };

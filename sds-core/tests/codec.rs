@@ -116,6 +116,9 @@ fn largest_view() -> ViewUpdate {
 fn messages_come_back_as_they_were() {
     let message = register();
     assert_eq!(decode::<SdsToMdm>(&encode(&message).unwrap()).unwrap(), message);
+    let shards: usize = largest_view().pools.iter().map(|pool| pool.shards.len()).sum();
+    let bytes = encode(&largest_view().pools).unwrap().len() as u64;
+    assert!(bytes <= shards as u64 * SHARD_ENTRY_BYTES_MAX, "{} bytes a shard", bytes / shards as u64);
     let message = MdmToSds::View(largest_view());
     let bytes = encode(&message).unwrap();
     assert!(bytes.len() < CONTROL_MESSAGE_BYTES_MAX as usize, "the view that the limit is made for fits: {}", bytes.len());

@@ -229,7 +229,37 @@ fn a_stale_copy_is_forced_only_when_no_copy_in_sync_can_come_and_flushes_say_so(
     // The only copy, which has forgotten.
     let forced = Change::Alone { member: member(2, 2), forced: true };
     let next = go_alone(&sole, forced, [2, 2, 1], NOT, gone, NOT).expect("it is all there is");
-    assert_eq!((next.in_sync, next.lapsed, next.cache_lost_in), (InSync::sole(member(2, 2)), lapsed, next.epoch));
+    assert_eq!((next.in_sync, next.cache_lost_in), (InSync::sole(member(2, 2)), next.epoch));
+    let nothing = Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(0) });
+    assert_eq!(next.lapsed, nothing, "it may write other bytes at the versions that the other has");
+}
+
+#[test]
+fn a_proposed_joiner_is_dropped_by_its_primary_alone() {
+    let joining = ShardEntry { joining: Some(member(1, 2)), ..entry(InSync::sole(member(2, 1))) };
+    let base = joining.epoch;
+    let drop = |proposer| Proposal { base, proposer, change: Change::Drop };
+    let registered = |device: DeviceId| {
+        Some(Registered {
+            incarnation: Incarnation::new(if device.get() == 1 { 2 } else { 1 }),
+            open: true,
+            amnesic: false,
+            cache_lost: false,
+            gone: false,
+        })
+    };
+    let beginning = Beginning { first_sequence: ShardSequence::new(100), made_at: MapVersion::new(9) };
+    let next = commit(&joining, &drop(Some(member(2, 1))), registered, beginning).expect("its own");
+    assert_eq!((next.in_sync, next.joining, next.epoch.get()), (joining.in_sync, None, base.get() + 1));
+    let grow = Proposal { base, proposer: Some(member(2, 1)), change: Change::Grow };
+    assert_eq!(commit(&next, &grow, registered, beginning), Err(Refused::OtherEpoch), "one of the two");
+    for (entry, proposer, fault) in [
+        (&joining, Some(member(1, 2)), Refused::NotInSync),
+        (&joining, None, Refused::NotInSync),
+        (&ShardEntry { joining: None, ..joining }, Some(member(2, 1)), Refused::NoJoiner),
+    ] {
+        assert_eq!(commit(entry, &drop(proposer), registered, beginning), Err(fault));
+    }
 }
 
 #[test]

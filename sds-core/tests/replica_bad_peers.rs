@@ -8,7 +8,7 @@ use pair_rig::{Pair, member, sds};
 use replica_rig::*;
 use sds_core::error::Status;
 use sds_core::id::*;
-use sds_core::limits::SEQUENCE_HEADROOM;
+use sds_core::limits::{SEQUENCE_HEADROOM, SEQUENCE_MAX};
 use sds_core::machine::LinkId;
 use sds_core::map::InSync;
 use sds_core::protocol::membership::Change;
@@ -197,4 +197,51 @@ fn a_flush_that_a_change_of_the_map_overtakes_is_asked_again() {
     let late = pair.nodes[0].send(alice, late);
     pair.run_for(MS(20));
     assert_eq!(pair.nodes[0].answer(late).unwrap().status(), Status::MapStale);
+}
+
+/// The secondary is told that it has fallen out and joins, and has one write of its primary's at its disk, which stands still.
+fn joiner_with_a_write_at_its_disk() -> (Pair, Flight) {
+    let mut pair = Pair::serving();
+    let (mut write, _) = replicate(&mut pair);
+    pair.held[0] = true;
+    pair.place(2, InSync::sole(member(0)), 1000, None);
+    pair.nodes[1].view.pools.iter_mut().flat_map(|pool| &mut pool.shards).for_each(|entry| entry.joining = Some(member(1)));
+    pair.push_to(&[1]);
+    pair.run();
+    write.frame.header.epoch = Epoch::new(2);
+    write.frame.header.sequence = ShardSequence::new(1001);
+    pair.hung[1] = true;
+    pair.arrive(1, &write);
+    pair.run();
+    (pair, write)
+}
+
+fn ask_for_extents(pair: &mut Pair, write: &Flight, number: u64) -> Status {
+    let Header { device, shard, connection, .. } = write.frame.header;
+    let request = RequestId::new(9_000 + number);
+    let header = Header { device, shard, connection, request, map_version: MapVersion::new(pair.version), ..Header::new(Opcode::Extents) };
+    answer(pair, &Flight { link: write.link, frame: Frame::bare(header), ..write.clone() })
+}
+
+#[test]
+fn a_joiner_tells_what_it_holds_only_when_nothing_of_a_former_sweep_is_left() {
+    let (mut pair, write) = joiner_with_a_write_at_its_disk();
+    assert_eq!(ask_for_extents(&mut pair, &write, 1), Status::NotReady, "it would land behind the back of who asks");
+    pair.hung[1] = false;
+    pair.run();
+    assert_eq!(ask_for_extents(&mut pair, &write, 2), Status::Ok);
+}
+
+#[test]
+fn a_joiner_follows_however_much_was_written_without_it() {
+    let (mut pair, mut write) = joiner_with_a_write_at_its_disk();
+    pair.hung[1] = false;
+    pair.run();
+    let header = &mut write.frame.header;
+    (header.request, header.sequence) = (RequestId::new(77), ShardSequence::new(1001 + 5 * SEQUENCE_HEADROOM));
+    header.resolved = ShardSequence::new(header.sequence.get() - 1);
+    assert_eq!(answer(&mut pair, &write), Status::Ok);
+    let header = &mut write.frame.header;
+    (header.request, header.sequence) = (RequestId::new(78), ShardSequence::new(SEQUENCE_MAX));
+    assert_eq!(answer(&mut pair, &write), Status::Invalid, "but numbering must be able to go on");
 }

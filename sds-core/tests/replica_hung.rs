@@ -216,3 +216,49 @@ fn both_disks_may_hang_and_one_stays() {
     user.check_all(&mut pair);
     assert_one(&mut pair);
 }
+
+/// What a joiner still has to do for a sweep that was given up is over before the next one looks at it.
+#[test]
+fn a_sweep_begun_anew_waits_for_what_the_last_one_left() {
+    for steps in (0..140).step_by(2) {
+        for (slow, trims) in [(4, false), (9, true), (14, false), (20, true)] {
+            let (mut pair, mut user) = written();
+            pair.kill(1, false);
+            pair.run_for(MS(200));
+            (0..4).for_each(|extent| (0..6).for_each(|block| user.write(&mut pair, extent, block)));
+            pair.run_for(MS(200));
+            user.collect(&mut pair);
+            pair.start(1);
+            (0..steps).for_each(|_| {
+                let _ = pair.step();
+            });
+            // Its disk stands still, with writes on their way to it, and nothing is heard of it for longer than is waited.
+            pair.hung[1] = true;
+            (0..4).for_each(|extent| (0..2).for_each(|block| user.write(&mut pair, extent, 6 + block)));
+            pair.run_for(MS(50));
+            pair.held[0] = true;
+            pair.run_for(MS(1300));
+            pair.held[0] = false;
+            user.collect(&mut pair);
+            for extent in 0..4 {
+                (0..2).for_each(
+                    |block| if trims { user.trim(&mut pair, extent, 6 + block) } else { user.write(&mut pair, extent, 6 + block) },
+                );
+            }
+            // It answers, slowly, while the next sweep goes on.
+            for _ in 0..200 {
+                pair.hung[1] = true;
+                pair.run();
+                pair.hung[1] = false;
+                for _ in 0..slow {
+                    let _ = pair.step_disk(1);
+                }
+                pair.run_for(MS(10));
+            }
+            user.collect(&mut pair);
+            heal(&mut pair);
+            user.check_all(&mut pair);
+            assert_one(&mut pair);
+        }
+    }
+}

@@ -283,12 +283,24 @@ fn a_promoted_secondary_waits_out_the_grace() {
 fn a_refused_port_ends_the_grace() {
     let mut pair = Pair::serving();
     pair.refuses[0] = true;
+    pair.dead[0] = true;
     pair.cut();
     pair.run();
     assert_eq!(pair.nodes[1].proposals.len(), SHARDS as usize, "and makes the secondary propose at once");
     pair.place(2, InSync::sole(member(1)), 1000, None);
     pair.push_to(&[1]);
     assert_eq!(read_at_the_promoted(&mut pair, 1, MS(10)), Some(Status::Ok));
+}
+
+#[test]
+fn a_peer_that_says_hello_lives_whatever_its_port_said() {
+    let mut pair = Pair::serving();
+    pair.refuses[0] = true;
+    pair.cut();
+    pair.run();
+    pair.place(2, InSync::sole(member(1)), 1000, None);
+    pair.push_to(&[1]);
+    assert_ne!(read_at_the_promoted(&mut pair, 1, MS(10)), Some(Status::Ok), "it may still have its lease");
 }
 
 #[test]

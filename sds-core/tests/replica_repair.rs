@@ -167,3 +167,22 @@ fn a_block_that_is_damaged_while_a_copy_is_away_does_not_keep_it_away() {
         assert_eq!(found, expected, "block {at}: never the older bytes");
     }
 }
+
+#[test]
+fn a_repair_that_a_broken_link_cuts_short_is_tried_again() {
+    for steps in 0..40 {
+        let (mut pair, alice) = written(4);
+        assert!(pair.nodes[0].disks[0].flip_first_of(3));
+        let epoch = pair.governor().entries[shard(0).get() as usize].epoch;
+        let header = Header { epoch, ..pair.nodes[0].header(Opcode::Read, 0, 0, 4 * BLOCK_BYTES) };
+        let request = pair.nodes[0].send(alice, header);
+        (0..steps).for_each(|_| {
+            let _ = pair.step();
+        });
+        pair.cut();
+        pair.run_for(MS(700));
+        let first = pair.nodes[0].answer(request).expect("answered");
+        assert!(matches!(first.status(), Status::Ok | Status::NotReady), "the other copy is right: {:?} after {steps}", first.status());
+        assert_eq!(read(&mut pair, alice, 0, 4), Ok(contents(1..=4)), "after {steps}");
+    }
+}

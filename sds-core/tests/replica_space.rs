@@ -81,6 +81,29 @@ fn a_hundred_first_writes_at_once_take_one_place() {
     assert_one(&mut pair);
 }
 
+/// Each node is the primary of half of the shards, and both have as many first writes as their stores take.
+#[test]
+fn two_servers_full_of_first_writes_do_not_wait_for_each_other() {
+    let mut pair = Pair::governed_of_few(22);
+    let mut user = User::default();
+    let shards: Vec<u32> = (0..EXTENTS).map(|extent| replica_rig::shard(extent).get()).collect();
+    let half = shards[0];
+    for (shard, entry) in (0..).zip(&mut pair.governor().entries) {
+        if shard % 2 == half % 2 {
+            entry.epoch = sds_core::id::Epoch::new(2);
+            entry.in_sync = sds_core::map::InSync::pair(member(1), member(0));
+        }
+    }
+    pair.publish();
+    pair.run_for(MS(2000));
+    for extent in 0..EXTENTS {
+        user.write(&mut pair, extent, 0);
+    }
+    pair.run_for(MS(3000));
+    user.collect(&mut pair);
+    assert_eq!(user.waits(), 0, "each is answered");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 

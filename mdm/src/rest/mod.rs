@@ -27,8 +27,9 @@ use crate::member::Api;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use problem::Problem;
@@ -51,7 +52,32 @@ pub(crate) fn router(api: Api) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn(not_of_a_page))
         .with_state(api)
+}
+
+/// A web page that somebody on this host looks at can send requests here as well: what changes something must be of another kind than such a
+/// page may send, and nothing may come from a page that is not of this address.
+async fn not_of_a_page(request: Request, next: Next) -> Response {
+    match complaint(request.method(), request.headers()) {
+        Some(problem) => problem.into_response(),
+        None => next.run(request).await,
+    }
+}
+
+fn complaint(method: &Method, headers: &HeaderMap) -> Option<Problem> {
+    let header = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let authority = |origin: &str| origin.split_once("://").map_or_else(|| origin.to_owned(), |(_, authority)| authority.to_owned());
+    if headers.contains_key(header::ORIGIN) && header(header::ORIGIN).map(authority).as_deref() != header(header::HOST) {
+        let detail = "the request comes from a web page of another address; use `sdsctl`, or a program that sends no Origin".to_owned();
+        return Some(Problem::new(StatusCode::FORBIDDEN, "foreign-origin", "Request of a foreign web page", detail));
+    }
+    let is_json = |kind: &str| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
+    if *method == Method::POST && !header(header::CONTENT_TYPE).is_some_and(is_json) {
+        let detail = "the body must be JSON and say so: `Content-Type: application/json`".to_owned();
+        return Some(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", "Body is not JSON", detail));
+    }
+    None
 }
 
 async fn status(State(api): State<Api>) -> Response {

@@ -11,7 +11,7 @@ use super::state::{AuditEntry, State};
 use super::{Cluster, name};
 use crate::id::{DeviceId, ShardSequence};
 use crate::limits::AUDIT_ENTRIES_MAX;
-use crate::map::{Member, ShardEntry};
+use crate::map::{Copies, Member, ShardEntry};
 use crate::protocol::membership::{Change, Proposal, Refused};
 use std::collections::BTreeSet;
 
@@ -26,6 +26,23 @@ pub(super) struct Force<'a> {
 }
 
 impl Cluster {
+    /// Whether going on alone would change anything: a copy that has forgotten needs an operator's word.
+    pub(super) fn may_go_alone(&self, survivor: Member, absent: Member) -> bool {
+        let State { pools, devices, servers, .. } = &self.state;
+        let change = Change::Alone { member: survivor, forced: false };
+        pools.values().any(|pool| {
+            let known = Known { devices, servers, copies: pool.copies, made_at: self.coming_version(), gone: &[absent] };
+            let mut pairs = pool.map.shards.iter().filter(|entry| is_pair_of(entry, survivor.device, absent.device));
+            pairs.any(|entry| known.commit(entry, &Proposal { base: entry.epoch, proposer: None, change }).is_ok())
+        })
+    }
+
+    /// Whether a member has forgotten what it had flushed (I13).
+    pub(super) fn has_forgotten(&self, entry: &ShardEntry, device: DeviceId) -> bool {
+        let State { devices, servers, .. } = &self.state;
+        Known { devices, servers, copies: Copies::Two, made_at: self.coming_version(), gone: &[] }.has_forgotten(entry, device)
+    }
+
     pub(super) fn go_on_alone(
         &mut self,
         now_ms: u64,

@@ -85,7 +85,7 @@ impl Known<'_> {
 
     /// Whether the device has forgotten what it flushed since it became a member (I13). Of one that is no member it is not known
     /// when it was one: if it ever forgot anything, it has. A sole copy of a pool that keeps one is all there is, and goes on.
-    fn has_forgotten(&self, entry: &ShardEntry, device: DeviceId) -> bool {
+    pub(super) fn has_forgotten(&self, entry: &ShardEntry, device: DeviceId) -> bool {
         let forgot_in = self.devices.get(&device).and_then(|record| record.forgot_in);
         self.copies == Copies::Two && forgot_in.is_some_and(|life| life > member_since(entry, device))
     }

@@ -9,7 +9,7 @@ use crate::id::{
 };
 use crate::limits::{
     DELETED_TREES_MAX, DEVICES_MAX, DEVICES_PER_SDS_MAX, NAME_BYTES_MAX, OVER_PROVISIONING_MAX, POOLS_MAX, SDS_ADDRESSES_MAX, SDS_MAX,
-    SESSIONS_PER_VOLUME_MAX, SHARDS_PER_POOL_MAX, TEXT_BYTES_MAX, VOLUME_BYTES_MAX, VOLUMES_MAX,
+    SESSIONS_PER_VOLUME_MAX, SHARDS_MAX, SHARDS_PER_POOL_MAX, TEXT_BYTES_MAX, VOLUME_BYTES_MAX, VOLUMES_MAX,
 };
 use crate::placement::PlacementError;
 use crate::protocol::membership::Refused;
@@ -392,6 +392,9 @@ pub enum Bound {
     /// Pools.
     #[error("the system has {POOLS_MAX} pools, the most allowed")]
     Pools,
+    /// Shards of all pools.
+    #[error("all pools together have at most {SHARDS_MAX} shards; make this one with fewer (`--shards`)")]
+    Shards,
     /// Data servers.
     #[error("the system has {SDS_MAX} data servers, the most allowed")]
     Sds,

@@ -4,7 +4,7 @@ use super::outcome::{Bound, Event, Outcome, Refusal};
 use super::state::{DeletedTree, Losses, Pool};
 use super::{Cluster, name};
 use crate::id::{DeviceId, Epoch, PoolId, SdsId, ShardSequence, TreeId};
-use crate::limits::{POOLS_MAX, SHARDS_PER_POOL_MAX};
+use crate::limits::{POOLS_MAX, SHARDS_MAX, SHARDS_PER_POOL_MAX};
 use crate::map::{Copies, InSync, Member, ShardEntry, ShardMap};
 use crate::placement;
 use crate::unit::ByteCount;
@@ -27,6 +27,10 @@ impl Cluster {
         }
         if self.state.pools.len() >= POOLS_MAX {
             return Err(Refusal::TooMany(Bound::Pools));
+        }
+        let promised: u64 = self.state.pools.values().map(|pool| u64::from(pool.shards)).sum();
+        if promised + u64::from(shards) > SHARDS_MAX {
+            return Err(Refusal::TooMany(Bound::Shards));
         }
         self.next_version();
         Ok(Outcome::PoolCreated { pool: self.add_pool(pool_name, shards, copies, events) })

@@ -9,7 +9,7 @@ use super::outcome::{Event, Outcome, ProposalFault};
 use super::state::State;
 use crate::id::{DeviceId, PoolId, SdsId, ShardId, ShardSequence};
 use crate::map::ShardEntry;
-use crate::protocol::membership::Proposal;
+use crate::protocol::membership::{Change, Proposal};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Cluster {
@@ -79,7 +79,8 @@ fn decide(known: Known<'_>, sds: SdsId, entry: &mut ShardEntry, proposal: &Propo
     }
     let mut next = known.commit(entry, proposal).map_err(ProposalFault::Rule)?;
     let fell_out = entry.in_sync.members().iter().find(|member| next.lapsed.is_some_and(|lapsed| lapsed.device == member.device));
-    let joiner = if fell_out.is_some() { known.rejoin(&mut next) } else { None };
+    let is_dropped = matches!(proposal.change, Change::Drop);
+    let joiner = if fell_out.is_some() || is_dropped { known.rejoin(&mut next) } else { None };
     *entry = next;
     Ok(joiner)
 }

@@ -63,6 +63,8 @@ pub enum Change {
         /// Whether an operator says so.
         forced: bool,
     },
+    /// The sole copy gives its joiner up after it was proposed: it is lost, or refuses. One of the two is committed (I4).
+    Drop,
 }
 
 /// A proposal to the MDM.
@@ -196,6 +198,14 @@ pub fn commit(
             next.joining = None;
             next.lapsed = None;
         }
+        (Change::Drop, Some(proposer)) => {
+            if entry.in_sync.primary() != Some(proposer) {
+                return Err(Refused::NotInSync);
+            }
+            if next.joining.take().is_none() {
+                return Err(Refused::NoJoiner);
+            }
+        }
         (Change::Swap, Some(proposer)) => {
             let other = other_of(members, proposer).ok_or(Refused::LastCopy)?;
             if entry.in_sync.primary() != Some(proposer) {
@@ -230,7 +240,7 @@ pub fn commit(
         }
         (Change::Alone { member, forced }, None) => alone(&mut next, member, forced, registered)?,
         (Change::Reform, proposer) => reform(&mut next, proposer, registered)?,
-        (Change::Shrink { .. } | Change::Yield { .. } | Change::Grow | Change::Swap | Change::Settled, None)
+        (Change::Shrink { .. } | Change::Yield { .. } | Change::Grow | Change::Drop | Change::Swap | Change::Settled, None)
         | (Change::Join { .. } | Change::Alone { .. }, Some(_)) => {
             return Err(Refused::NotInSync);
         }
@@ -271,9 +281,11 @@ fn alone(next: &mut ShardEntry, member: Member, forced: bool, registered: impl F
     next.in_sync = InSync::sole(member);
     next.joining = None;
     next.cache_lost = KEPT;
-    // Nobody knows any more what was complete on the other.
+    // Nobody knows any more what was complete on the other, nor, if this one has forgotten, on one that fell out before.
     if let Some(other) = other {
         next.lapsed = Some(Lapsed { device: other.device, complete: ShardSequence::new(0) });
+    } else if let (true, Some(lapsed)) = (lacks, &mut next.lapsed) {
+        lapsed.complete = ShardSequence::new(0);
     }
     if lacks || known.cache_lost || held.is_some_and(|held| old.has_lost_cache(held)) {
         next.cache_lost_in = next.epoch;

@@ -66,6 +66,7 @@ impl Replica {
             (Kind::Replicate | Kind::ReplicateZero, Ok(Outcome::Done)) => {
                 if let (Some(route), Some(version)) = (request.route, request.version) {
                     self.applied(&route, version);
+                    self.release_late(&route, version, turn);
                 }
                 self.finish(op, Answer::Done, turn);
             }
@@ -276,8 +277,8 @@ fn merge(request: &Request, turn: &mut Turn<'_, impl Buffers>) -> ChecksumList {
     checksums
 }
 
-/// The outcome as a client is told it. With one copy a store refuses for space before it changes
-/// anything; with two, the primary will ask for the secondary's credit before it asks its own store.
+/// The outcome as a client is told it. A store refuses for space before it changes anything; a primary asks the other copy
+/// before its own store ([`super::peer`]).
 const fn status_of(error: StoreError) -> Status {
     match error {
         StoreError::NoSpace => Status::NoSpace,

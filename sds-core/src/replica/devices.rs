@@ -134,6 +134,8 @@ pub(super) struct Device {
     pub(super) ceiling: ShardSequence,
     /// The ceiling that is being reserved.
     pub(super) reserving: Option<ShardSequence>,
+    /// Requests that the other copy has, and that go to the store before all others.
+    pub(super) owed: VecDeque<OpId>,
     /// Requests that the store takes as soon as it has room.
     pub(super) queue: VecDeque<OpId>,
     /// Requests that wait for sequences.
@@ -200,16 +202,13 @@ impl Device {
         self.promised.contains_key(&key) || (self.promised.len() as u64) < self.store.free_extents()
     }
 
-    /// Keeps room in the store for a request, and a place for its extent.
+    /// Keeps a place for a request's extent.
     pub(super) fn promise(&mut self, key: ExtentKey) {
-        assert!(self.has_room(), "callers look first");
-        self.submitted += 1;
         *self.promised.entry(key).or_default() += 1;
     }
 
     /// Gives back what [`Self::promise`] kept.
     pub(super) fn take_back_promise(&mut self, key: ExtentKey) {
-        self.came_back();
         let Some(count) = self.promised.get_mut(&key) else { unreachable!("as many as were promised") };
         *count -= 1;
         if *count == 0 {
@@ -309,6 +308,7 @@ impl Devices {
             id: None,
             ceiling: ShardSequence::default(),
             reserving: None,
+            owed: VecDeque::new(),
             queue: VecDeque::with_capacity(self.requests_max),
             unsequenced: VecDeque::with_capacity(self.requests_max),
             freed: Vec::new(),

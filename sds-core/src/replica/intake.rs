@@ -189,6 +189,9 @@ impl Replica {
                 self.drop_link(link, "a newer connection of this party was here before", turn);
             }
             Entry::In { former } => {
+                if let PartyId::Peer(sds) = party {
+                    self.peers.lives(sds);
+                }
                 if let Some(former) = former {
                     self.drop_link(former, "its party has a newer connection", turn);
                 }

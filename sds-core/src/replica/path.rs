@@ -220,7 +220,7 @@ impl Replica {
             Kind::Read | Kind::BlockStatus => Access::Shared,
             Kind::Write | Kind::Fragment | Kind::Zero | Kind::Replicate | Kind::ReplicateZero | Kind::Copy => Access::Exclusive,
             Kind::Flush | Kind::ReplicateFlush => return self.enqueue(op, route.slot, turn),
-            // The primary keeps others off the extent.
+            // The primary keeps others off the extent, and nothing of a former sweep is left when it is listed.
             Kind::Extents | Kind::Blocks | Kind::Medium | Kind::Settle | Kind::FreeExtent => return self.enqueue(op, route.slot, turn),
         };
         let (lock, granted) = self.locks.acquire(Holder::Request(op), route.key, route.range, access);
@@ -269,6 +269,10 @@ impl Replica {
             if !device.has_room() {
                 return;
             }
+            if let Some(op) = device.owed.pop_front() {
+                self.submit_owed(op, turn);
+                continue;
+            }
             let Some(op) = device.queue.pop_front() else { return };
             self.resume(op, Stage::Queued, turn);
         }
@@ -278,6 +282,10 @@ impl Replica {
         let Some(request) = self.requests.get(op) else { return };
         let Some(route) = request.route else { unreachable!("routed before") };
         let reads_first = request.kind == Kind::Fragment && request.merged.is_none();
+        if matches!(request.kind, Kind::Replicate | Kind::Copy) && !self.has_place_for(&route) {
+            // The last places here are promised to writes that their other copies have by now.
+            return self.finish(op, Answer::Refused(Status::NoSpace), turn);
+        }
         if let Some(version) = request.version.filter(|_| request.kind.is_of_peer()) {
             // What a primary has numbered is below our own durable ceiling before it is applied.
             let above = self.is_above_ceiling(slot, version);

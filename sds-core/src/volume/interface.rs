@@ -283,6 +283,11 @@ pub enum Event {
         /// Which volume.
         volume: VolumeId,
     },
+    /// A flush failed: writes that it covers were acknowledged, and a power cut has eaten them.
+    FlushLost {
+        /// Which volume.
+        volume: VolumeId,
+    },
     /// The MDM refused this client.
     Refused {
         /// Why.

@@ -72,8 +72,7 @@ impl Client {
             MdmToClient::Welcome { system } => {
                 if !self.topology.meet(*system) {
                     let reason = format!("the MDM is of system {system}, not of the one this client works with");
-                    turn.out.push(Effect::Event(Event::Refused { reason }));
-                    return;
+                    return self.refused(&reason, turn);
                 }
                 let heartbeat_at = turn.now.plus(HEARTBEAT_EVERY);
                 self.mdm = Mdm::Up { heartbeat_at };

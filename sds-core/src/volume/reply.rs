@@ -100,7 +100,7 @@ impl Client {
                     self.fence(volume, turn);
                 }
             }
-            Status::FlushLost => self.finish(id, Err(Status::FlushLost), turn),
+            Status::FlushLost => self.flush_lost(id, turn),
             Status::Corrupt => self.unreadable(id, turn),
             Status::DeviceFailed => {
                 self.note_failed(id, index, turn);
@@ -113,13 +113,21 @@ impl Client {
         false
     }
 
+    /// Never in silence: what the application hears is one EIO.
+    fn flush_lost(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) {
+        if let Some(volume) = self.exchanges.get(id).map(|exchange| exchange.volume) {
+            turn.out.push(Effect::Event(Event::FlushLost { volume }));
+        }
+        self.finish(id, Err(Status::FlushLost), turn);
+    }
+
     fn answered_ok(&mut self, id: OpId, link: LinkId, frame: &Frame, turn: &mut Turn<'_, impl Buffers>) -> bool {
         let Some(exchange) = self.exchanges.get(id) else { return false };
         let payload = believe(exchange, frame, turn.buffers);
         self.note_serves(id);
         if !matches!(payload, Payload::Damaged) && self.note_durability(id) {
             // Told once; the flush goes on to what is left.
-            self.finish(id, Err(Status::FlushLost), turn);
+            self.flush_lost(id, turn);
             return false;
         }
         match payload {

@@ -84,7 +84,16 @@ impl Pair {
 
     /// The same, with devices of these sizes.
     pub fn governed_of(bytes: [u64; 2]) -> Self {
-        let mut pair = Self::apart_of(bytes);
+        Self::apart_of(bytes).governed_now()
+    }
+
+    /// The same, with stores that take so many requests at a time.
+    pub fn governed_of_few(requests_max: usize) -> Self {
+        Self::apart_few(requests_max).governed_now()
+    }
+
+    fn governed_now(self) -> Self {
+        let mut pair = self;
         let entry = ShardEntry {
             epoch: Epoch::new(1),
             in_sync: InSync::pair(member(0), member(1)),

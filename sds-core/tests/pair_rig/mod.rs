@@ -73,8 +73,18 @@ impl Pair {
 
     /// The same, with that policy about ports that refuse.
     pub fn apart_trusting(bytes: [u64; 2], trust_refused: bool) -> Self {
+        Self::apart_with(bytes, trust_refused, 64, 256)
+    }
+
+    /// Nodes whose stores take few requests at a time.
+    pub fn apart_few(requests_max: usize) -> Self {
+        Self::apart_with([DEVICE_BYTES; 2], true, 64, requests_max)
+    }
+
+    fn apart_with(bytes: [u64; 2], trust_refused: bool, requests_max: usize, store_requests: usize) -> Self {
         let node = |number: usize| {
-            let mut node = Node::trusting(vec![Disk::formatted_of(bytes[number])], 1 + number as u64, 64, trust_refused);
+            let mut node = Node::trusting(vec![Disk::formatted_of(bytes[number])], 1 + number as u64, requests_max, trust_refused);
+            node.store_requests = store_requests;
             node.add_devices();
             node.drain();
             node.sds = sds(number);

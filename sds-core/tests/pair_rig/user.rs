@@ -137,6 +137,13 @@ impl User {
         done
     }
 
+    /// Sends a flush to the primary of everything, and does not wait.
+    pub fn begin_flush(&mut self, pair: &mut Pair) -> (usize, RequestId) {
+        let (at, link, header) = self.header(pair, Opcode::Flush, 0, 0).expect("its primary is there");
+        let device = super::member(at).device;
+        (at, pair.nodes[at].send(link, Header { device, offset: 0, length: 0, ..header }))
+    }
+
     /// Everything has been flushed, or everything has lost its power.
     pub fn flushed(&mut self) {
         assert!(self.open.is_empty(), "flushed at rest");

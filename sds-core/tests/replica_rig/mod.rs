@@ -107,14 +107,14 @@ impl Disk {
     }
 }
 
-fn options(boot: u128, bytes: u64) -> StoreOptions {
+fn options(boot: u128, bytes: u64, requests_max: usize) -> StoreOptions {
     StoreOptions {
         device_bytes: ByteCount::new(bytes),
         system: SYSTEM,
         boot: BootId::new(boot),
         volatile_cache: true,
         descriptor_cache_bytes: 1 << 20,
-        requests_max: 256,
+        requests_max,
         group_commit_wait: Nanos::from_micros(300),
         seal_after: Nanos::from_millis(1000),
     }
@@ -226,6 +226,8 @@ impl Answer {
 
 pub struct Node {
     pub replica: Replica,
+    /// Requests that a store takes at a time.
+    pub store_requests: usize,
     pub disks: Vec<Disk>,
     pub pool: Pool,
     pub now: Nanos,
@@ -315,6 +317,7 @@ impl Node {
         };
         Self {
             replica,
+            store_requests: 256,
             disks,
             pool: Pool { slots: Vec::new(), free: Vec::new(), client_limit: 1000, client_used: 0, internal_used: 0, in_flight: Vec::new() },
             now: Nanos::from_millis(1),
@@ -355,7 +358,7 @@ impl Node {
 
     pub fn add_device(&mut self, slot: u16) {
         let bytes = self.disks[usize::from(slot)].bytes;
-        self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options(self.boot, bytes) });
+        self.input(Input::AddDevice { slot: DeviceSlot(slot), options: options(self.boot, bytes, self.store_requests) });
     }
 
     pub fn register(&mut self) {

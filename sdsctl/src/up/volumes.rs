@@ -157,6 +157,8 @@ fn look(args: &UpArgs, status: &SystemStatus) -> Result<Look, VolumeError> {
                     opening.push(format!("{} {} ({} %)", server.name, device.path, done_per_mille / 10));
                 }
                 DeviceStateStatus::Hung => opening.push(format!("{} {} to answer", server.name, device.path)),
+                // Its file is another device by now: what is stored on the others can still be had.
+                DeviceStateStatus::Missing if placed && server.up_to_date => failed += 1,
                 DeviceStateStatus::Unreachable | DeviceStateStatus::Missing => {
                     opening.push(format!("{} {} to come back", server.name, device.path));
                 }

@@ -122,6 +122,7 @@ impl World {
         let now = self.now();
         self.trace.note(now, &[11, client as u64], || format!("client {client}: {event:?}"));
         match event {
+            Told::FlushLost { .. } => {}
             // Before the system has a name; the MDM closes the connection, and the shell comes again.
             Told::Refused { reason } if reason.contains("not initialised yet") => {}
             Told::Refused { reason } => self.violate(format!("client {client} was refused: {reason}")),

@@ -4,12 +4,14 @@
 //! first moment at which it saw one of two copies there and the other gone, and begins anew when that changes or another leads:
 //! a clock that is set forward lets nobody start alone.
 
+use super::status::report_of;
 use super::{Effect, Leader, Pending};
 use crate::cluster::Change;
-use crate::control::DeviceState;
-use crate::id::DeviceId;
+use crate::control::{DeviceReport, DeviceState};
+use crate::id::{DeviceId, PoolId, ShardId};
 use crate::machine::Outbox;
 use crate::map::Member;
+use crate::protocol::membership::{self, Proposal};
 use crate::unit::Nanos;
 use std::collections::BTreeSet;
 
@@ -17,6 +19,9 @@ use std::collections::BTreeSet;
 const LOOK_EVERY: Nanos = Nanos::from_millis(1_000);
 /// How long after it was asked for once a lone start is asked for again.
 const AGAIN_AFTER: Nanos = Nanos::from_millis(5_000);
+
+/// How long a wish to form shards again says that its device owes settling; it is repeated every second.
+const WISH_LASTS: Nanos = Nanos::from_millis(5_000);
 
 /// A copy that waits for the other.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +42,8 @@ impl Leader {
         let Some(node) = self.nodes.get(&record.sds) else {
             return self.clock.now.since(self.started) >= self.options.sds_down_after;
         };
-        let comes = |state: &DeviceState| matches!(state, DeviceState::Open | DeviceState::Opening { .. });
-        !node.up || !node.devices.iter().any(|report| report.uuid == record.uuid && comes(&report.state))
+        let comes = |report: &DeviceReport| matches!(report.state, DeviceState::Open | DeviceState::Opening { .. });
+        !node.up || !report_of(node, record).is_some_and(comes)
     }
 
     /// Since when this device has waited for that one.
@@ -70,17 +75,39 @@ impl Leader {
         }
     }
 
-    /// Pairs in sync of which the first is there and the second is gone.
-    fn broken_pairs(&self) -> BTreeSet<(DeviceId, DeviceId)> {
-        let entries = self.cluster.pools().flat_map(|(_, pool)| &pool.map.shards);
-        let pairs: BTreeSet<(DeviceId, DeviceId)> = entries
-            .filter_map(|entry| match entry.in_sync.members() {
-                [first, second] => Some((first.device, second.device)),
-                _ => None,
-            })
-            .flat_map(|(first, second)| [(first, second), (second, first)])
+    /// A device asks for shards to be formed again with a member that has not come back: it has restarted with it and may not ask for
+    /// more.
+    pub(super) fn note_reform_wishes(&mut self, proposals: &[(PoolId, ShardId, Proposal)]) {
+        let reform = |proposal: &Proposal| matches!(proposal.change, membership::Change::Reform);
+        let devices: BTreeSet<DeviceId> = proposals
+            .iter()
+            .filter_map(|(.., proposal)| proposal.proposer.filter(|_| reform(proposal)).map(|proposer| proposer.device))
             .collect();
+        self.reform_wishes.extend(devices.into_iter().map(|device| (device, self.clock.now)));
+    }
+
+    /// Pairs in sync of which the first is there and may not ask to go on alone by itself, having restarted or being unsettled, and the second
+    /// is gone. Who may ask does, if its partner is lost; if it does not, the partner may only be out of the MDM's sight.
+    fn broken_pairs(&self) -> BTreeSet<(DeviceId, DeviceId)> {
         let serves = |device: DeviceId| self.cluster.device(device).is_some_and(|record| self.serves(record));
-        pairs.into_iter().filter(|(first, second)| serves(*first) && self.is_gone(*second)).collect()
+        let wishes = |device: DeviceId| self.reform_wishes.get(&device).is_some_and(|at| self.clock.now.since(*at) < WISH_LASTS);
+        let may_not_ask = |member: Member| wishes(member.device) || self.registered_member(member.device).is_some_and(|now| now != member);
+        let mut pairs = BTreeSet::new();
+        for entry in self.cluster.pools().flat_map(|(_, pool)| &pool.map.shards) {
+            let [first, second] = entry.in_sync.members() else { continue };
+            for (survivor, absent) in [(*first, *second), (*second, *first)] {
+                let pair = (survivor.device, absent.device);
+                if !pairs.contains(&pair) && may_not_ask(survivor) && serves(survivor.device) && self.is_gone(absent.device) {
+                    pairs.insert(pair);
+                }
+            }
+        }
+        let would_change =
+            |(survivor, absent): &(DeviceId, DeviceId)| match (self.registered_member(*survivor), self.registered_member(*absent)) {
+                (Some(survivor), Some(absent)) => self.cluster.may_go_alone(survivor, absent),
+                _ => false,
+            };
+        pairs.retain(would_change);
+        pairs
     }
 }

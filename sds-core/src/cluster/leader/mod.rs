@@ -80,6 +80,8 @@ pub struct Leader {
     /// Copies that wait for the other: who, and for whom.
     waits: BTreeMap<(DeviceId, DeviceId), Wait>,
     looked_at_pairs: Nanos,
+    /// Devices that asked for shards to be formed again, and when they did last.
+    reform_wishes: BTreeMap<DeviceId, Nanos>,
     roles: Roles,
     opens: BTreeMap<(LinkId, u64), PendingOpen>,
     pending: BTreeMap<ProposalId, Pending>,
@@ -103,6 +105,7 @@ impl Leader {
             waiting: BTreeMap::new(),
             waits: BTreeMap::new(),
             looked_at_pairs: clock.now,
+            reform_wishes: BTreeMap::new(),
             roles: Roles::default(),
             opens: BTreeMap::new(),
             pending: BTreeMap::new(),

@@ -351,6 +351,7 @@ impl Leader {
         // Before its registration is committed it has no incarnation to ask in.
         let Some(sds) = server.sds.filter(|_| !proposals.is_empty()) else { return };
         let ceilings = self.ceilings_of(&proposals);
+        self.note_reform_wishes(&proposals);
         // If there is no room for the proposal, the server will say it again.
         let _ = self.propose(Change::Propose { sds, ceilings, proposals }, Pending::Nothing, out);
     }

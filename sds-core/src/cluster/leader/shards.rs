@@ -2,6 +2,7 @@
 //!
 //! Must not know: how any of it is decided; it reads the committed state and who is there.
 
+use super::status::report_of;
 use super::{ApiReply, Leader, ShardQuery};
 use crate::cluster::Refusal;
 use crate::cluster::report::{AuditStatus, CopyStatus, ShardCounts, ShardState, ShardStatus};
@@ -145,7 +146,7 @@ impl Leader {
             return if record.incarnation == member.incarnation { Part::Serves } else { Part::Restarted };
         }
         let Some(node) = self.nodes.get(&record.sds).filter(|node| node.up) else { return Part::Gone };
-        match node.devices.iter().find(|report| report.uuid == record.uuid).map(|report| &report.state) {
+        match report_of(node, record).map(|report| &report.state) {
             None => Part::Gone,
             Some(DeviceState::Failed { .. }) => Part::Failed,
             Some(DeviceState::Hung) => Part::Hung,
@@ -157,6 +158,11 @@ impl Leader {
     fn server_name(&self, device: DeviceId) -> String {
         let server = self.cluster.device(device).and_then(|record| self.cluster.server(record.sds));
         server.map(|server| server.name.clone()).unwrap_or_default()
+    }
+
+    fn fault_set(&self, device: DeviceId) -> Option<&str> {
+        let server = self.cluster.device(device).and_then(|record| self.cluster.server(record.sds))?;
+        Some(&server.fault_set)
     }
 
     fn name_of(&self, device: DeviceId) -> String {
@@ -173,10 +179,11 @@ impl Leader {
         }
         if let Some(restarted) = members.iter().find(|member| part(member) == Part::Restarted) {
             let name = self.name_of(restarted.device);
-            return if members.len() == 1 {
+            return if members.len() == 1 || self.cluster.has_forgotten(entry, restarted.device) {
                 format!(
-                    "{name}, its only copy in sync, is back without what it had flushed (I13); \
-                     `sdsctl shard force` lets it go on, and what it lacks is lost"
+                    "{name}, {} in sync, is back without what it had flushed (I13); \
+                     `sdsctl shard force` lets it go on, and what it lacks is lost",
+                    if members.len() == 1 { "its only copy" } else { "a copy" }
                 )
             } else {
                 format!("{name} has restarted: the other copy is to go on without it, and it joins then")
@@ -186,9 +193,20 @@ impl Leader {
             return "its copies to settle: a cache was lost with power".to_owned();
         }
         if let Some(joining) = entry.joining {
-            return format!("{} to be brought up to date", self.name_of(joining.device));
+            let name = self.name_of(joining.device);
+            return match self.part(joining) {
+                Part::Serves => format!("{name} to be brought up to date"),
+                Part::Hung => format!("{name}, which fell out: its disk does not answer"),
+                Part::Failed => format!("{name}, which fell out and failed: to be replaced or brought back"),
+                Part::Opening | Part::Restarted => format!("{name}, which fell out, to be open"),
+                Part::Gone => format!("{name}, which fell out, to come back"),
+            };
         }
+        let shares_fault_set = |lapsed: DeviceId| members.iter().any(|member| self.fault_set(member.device) == self.fault_set(lapsed));
         match entry.lapsed {
+            Some(lapsed) if shares_fault_set(lapsed.device) => {
+                format!("{}, which fell out: it is in the fault set of the other copy now (I11)", self.name_of(lapsed.device))
+            }
             Some(lapsed) if self.is_gone(lapsed.device) => format!("{}, which fell out, to come back", self.name_of(lapsed.device)),
             Some(lapsed) => format!("{}, which fell out: it joins when its server registers again", self.name_of(lapsed.device)),
             None => "another copy: none is known".to_owned(),
@@ -220,7 +238,7 @@ impl Leader {
 
 fn state(entry: &ShardEntry, pool: &Pool, serving: &BTreeSet<Member>) -> ShardState {
     let members = entry.in_sync.members();
-    if !entry.in_sync.primary().is_some_and(|primary| serving.contains(&primary)) {
+    if settle::is_for_settling(entry) || !entry.in_sync.primary().is_some_and(|primary| serving.contains(&primary)) {
         ShardState::Unavailable
     } else if members.len() >= pool.copies.count() && members.iter().all(|member| serving.contains(member)) {
         ShardState::Clean

@@ -73,13 +73,18 @@ impl Leader {
         let reports: &[DeviceReport] = node.map_or(&[], |node| &node.devices);
         let up = node.is_some_and(|node| node.up);
         let mut statuses: Vec<DeviceStatus> = Vec::new();
-        let mut shown = BTreeSet::new();
+        // By path, those whose identity is not read yet.
+        let mut shown: BTreeSet<String> = BTreeSet::new();
+        let mut known = BTreeSet::new();
         for (id, device) in self.cluster.devices().filter(|(_, device)| device.sds == sds) {
-            shown.insert(device.uuid);
-            let report = reports.iter().find(|report| report.uuid == device.uuid);
+            known.insert(device.uuid);
+            let report = find_report(reports, device);
+            shown.extend(report.filter(|report| report.uuid.is_nil()).map(|report| report.path.clone()));
             statuses.push(self.known_device(id, device, report, up, shards.get(&id).copied().unwrap_or(0)));
         }
-        let unknown = reports.iter().filter(|report| !shown.contains(&report.uuid));
+        let is_shown =
+            |report: &DeviceReport| if report.uuid.is_nil() { shown.contains(&report.path) } else { known.contains(&report.uuid) };
+        let unknown = reports.iter().filter(|report| !is_shown(report));
         statuses.extend(unknown.map(|report| DeviceStatus {
             id: None,
             uuid: report.uuid.to_string(),
@@ -186,6 +191,16 @@ impl Leader {
             sessions: volume.sessions.iter().map(session).collect(),
         }
     }
+}
+
+/// What a server says of a device of its: by its identity, or by its path while that is not read, or cannot be.
+pub(super) fn report_of<'a>(node: &'a Node, device: &Device) -> Option<&'a DeviceReport> {
+    find_report(&node.devices, device)
+}
+
+fn find_report<'a>(reports: &'a [DeviceReport], device: &Device) -> Option<&'a DeviceReport> {
+    let known = reports.iter().find(|report| report.uuid == device.uuid);
+    known.or_else(|| reports.iter().find(|report| report.uuid.is_nil() && report.path == device.path))
 }
 
 fn state_status(state: &DeviceState) -> DeviceStateStatus {

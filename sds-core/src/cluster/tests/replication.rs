@@ -526,6 +526,24 @@ fn a_copy_that_fell_out_is_forced_when_the_only_one_in_sync_is_gone() {
     assert!(matches!(test.force(SHARDS, 1, &[]), Err(Refusal::NoShard { shards: SHARDS, .. })));
 }
 
+#[test]
+fn a_sole_copy_that_is_forced_though_it_forgot_vouches_for_nothing_on_one_that_fell_out() {
+    let mut test = Test::pairs_with_volume(2);
+    let [primary, secondary] = *test.entry(0).in_sync.members() else { panic!("two copies") };
+    let server = primary.device.get();
+    let uuid = u128::from(10 + server);
+    let report = |at: u64| RegisterDevice { flushed: LogSequence::new(at), log_end: LogSequence::new(at), ..paired(uuid) };
+    test.register(register(u128::from(server), 100, vec![report(50)])).expect("registers");
+    test.ask(0, primary, shrink(7)).expect("committed");
+    test.register(register(u128::from(server), 101, vec![report(49)])).expect("registers");
+    assert_eq!(test.entry(0).in_sync.members(), [primary], "I13: not taken back by itself");
+    test.force(0, server, &[]).expect("by an operator");
+    let entry = test.entry(0);
+    assert_eq!(entry.in_sync.members(), [test.member(server)]);
+    let complete = Some(Lapsed { device: secondary.device, complete: ShardSequence::new(0) });
+    assert_eq!(entry.lapsed, complete, "I12: what it has since may differ from what the other has at the same versions");
+}
+
 /// A move of the random history.
 #[derive(Clone, Debug)]
 enum Move {

@@ -5,7 +5,8 @@
 //! when that has the write. Only the first writes into an extent take this longer way; the places that are kept are the credits that bound it.
 //!
 //! Invariants: what the other copy refuses for space has changed neither; a write that the other copy may have is seen to its end here, as one
-//! that is in the store (I10): it has its room there from the beginning.
+//! that is in the store (I10): it goes there before all that waits for room; while it waits for the other copy it holds no room that that one's
+//! writes need here; a place that is promised is given to nobody else.
 //!
 //! Must not know: how a store finds places.
 
@@ -24,9 +25,9 @@ impl Replica {
         in_sync && self.devices.get(route.slot).is_some_and(|device| !device.holds(route.key))
     }
 
-    /// Whether our device has a place for its extent.
+    /// Whether our device has a place for its extent, or can give it one.
     pub(in crate::replica) fn has_place_for(&self, route: &Route) -> bool {
-        self.devices.get(route.slot).is_some_and(|device| device.has_place_for(route.key))
+        self.devices.get(route.slot).is_some_and(|device| device.holds(route.key) || device.has_place_for(route.key))
     }
 
     /// A first write that is on its way to the other copy waits for what that says; `false` if it is not on its way.
@@ -50,6 +51,13 @@ impl Replica {
         }
     }
 
+    /// The store has room for a request that the other copy has.
+    pub(in crate::replica) fn submit_owed(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
+        if self.requests.get(op).is_some_and(|request| request.other_first) {
+            self.progress_first_write(op, turn);
+        }
+    }
+
     /// The other copy has answered, or is not asked any more.
     pub(super) fn progress_first_write(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(request) = self.requests.get(op) else { return };
@@ -61,11 +69,20 @@ impl Replica {
         match remote {
             // Another is the primary now: it is for the client to ask there.
             _ if !leads => self.finish(op, Answer::Refused(Status::MapStale), turn),
-            Half::Pending if is_of_this_pair => return,
+            Half::Pending if is_of_this_pair => {}
             Half::Refused(Status::NoSpace) if is_of_this_pair => self.resolve(op, Answer::Refused(Status::NoSpace), turn),
-            Half::Refused(_) if is_of_this_pair => return self.break_pair(route.pool, route.shard, Broken::Other),
+            Half::Refused(_) if is_of_this_pair => self.break_pair(route.pool, route.shard, Broken::Other),
             Half::Done | Half::Idle | Half::Pending | Half::Refused(_) => {
                 let mut waited = *request;
+                if self.devices.get(route.slot).is_none_or(|device| !device.has_room()) {
+                    // Its promise holds until it goes there.
+                    if let Some(device) = self.devices.get_mut(route.slot)
+                        && !device.owed.contains(&op)
+                    {
+                        device.owed.push_back(op);
+                    }
+                    return;
+                }
                 self.end_wait_for_other(&mut waited);
                 if !is_of_this_pair && let Some(forward) = waited.forward.take() {
                     // Nobody will say that it is over: it is not held for that.
@@ -74,9 +91,8 @@ impl Replica {
                 if let Some(request) = self.requests.get_mut(op) {
                     *request = waited;
                 }
-                return self.submit_here(op, turn);
+                self.submit_here(op, turn);
             }
         }
-        self.pump(route.slot, turn);
     }
 }

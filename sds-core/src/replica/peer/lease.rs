@@ -147,7 +147,12 @@ impl Replica {
     }
 
     pub(super) fn take_grant(&mut self, index: PeerIndex, header: &Header, turn: &mut Turn<'_, impl Buffers>) {
-        self.peers.get_mut(index).answered = turn.now;
+        let peer = self.peers.get_mut(index);
+        peer.answered = turn.now;
+        if core::mem::replace(&mut peer.seen_change, header.map_version) != header.map_version {
+            // What it was told for epochs that it did not know yet was lost on it.
+            self.view.pairs_mut().filter(|pair| pair.peer == index).for_each(Pair::tell_again);
+        }
         let view = self.view.version();
         if header.map_version > view {
             return self.pull(header.map_version, turn);
@@ -268,7 +273,14 @@ impl Replica {
                 let complete = pair.window.resolved();
                 let settled = self.view.is_settled(pool, shard);
                 let change = match (pair.joiner, pair.broken) {
-                    (Some(JoinStage::Proposed), _) if pair.side == Side::Primary => Change::Grow,
+                    // What has been proposed is needed until another epoch is learnt: if it is lost, until that one.
+                    (Some(JoinStage::Proposed), broken) if pair.side == Side::Primary => {
+                        if broken.is_some() || gone(pair) {
+                            Change::Drop
+                        } else {
+                            Change::Grow
+                        }
+                    }
                     (Some(_), _) => return None,
                     // To who has restarted nothing can be left.
                     (None, Some(Broken::Own)) if pair.other.incarnation >= present => Change::Yield { complete },

@@ -76,6 +76,8 @@ pub(super) struct Peer {
     /// Newest version that changed a shard of the two.
     pub(super) changed_at: MapVersion,
     beacon_due: Nanos,
+    /// Newest change of the shards of the two that its view has, as its grants say.
+    seen_change: MapVersion,
     /// Its secondaries are to be told what is over.
     tell_due: bool,
     /// Newest change of our shards that it has been told of although we lead none with it any more.
@@ -171,6 +173,7 @@ impl Peers {
                 granted_at: Nanos::ZERO,
                 changed_at: MapVersion::default(),
                 beacon_due: Nanos::ZERO,
+                seen_change: MapVersion::default(),
                 tell_due: false,
                 confirms: MapVersion::default(),
                 propose_due: Nanos::ZERO,
@@ -226,6 +229,13 @@ impl Peers {
     pub(super) fn heard(&mut self, sds: SdsId, now: Nanos) {
         if let Some(index) = self.find(sds) {
             self.get_mut(index).asked = now;
+        }
+    }
+
+    /// It has said hello: whatever its port said before, it lives.
+    pub(super) fn lives(&mut self, sds: SdsId) {
+        if let Some(index) = self.find(sds) {
+            self.get_mut(index).refused = false;
         }
     }
 

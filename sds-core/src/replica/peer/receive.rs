@@ -9,13 +9,13 @@ use crate::buffer::Buffers;
 use crate::collections::OpId;
 use crate::error::Status;
 use crate::id::{Incarnation, PoolId, TreeId, Version};
-use crate::limits::SEQUENCE_HEADROOM;
+use crate::limits::{SEQUENCE_HEADROOM, SEQUENCE_MAX};
 use crate::map::Member;
 use crate::protocol::fence::{self, EpochFence};
 use crate::replica::interface::DeviceSlot;
 use crate::replica::links::PartyId;
 use crate::replica::request::{Kind, Request, Route, Stage};
-use crate::replica::view::pair::Side;
+use crate::replica::view::pair::{Pair, Side};
 use crate::replica::{Replica, Turn};
 use crate::shard::shard_of;
 use crate::store::interface::{BlockRange, ExtentKey};
@@ -42,7 +42,8 @@ impl Replica {
                 // Until that view is here, this node may take writes that the asker would not be told of.
                 return Verdict::Park { pull: Some(seen_by_now), late: Status::NotReady };
             }
-            if request.kind == Kind::Extents && self.has_former_writes(slot) {
+            let goes_on = || self.has_former_writes(slot) || self.has_leftovers(request) || self.resync.has_orphans();
+            if request.kind == Kind::Extents && goes_on() {
                 return Verdict::Refuse(Status::NotReady);
             }
             let key = ExtentKey::default();
@@ -83,10 +84,32 @@ impl Replica {
         })
     }
 
+    /// Whether something of a sweep that its primary gave up is still to be done here: writes to the joiner that this was, copies, plans. Nobody
+    /// waits for them, and they would land behind the back of the sweep that asks now.
+    fn has_leftovers(&self, asks: &Request) -> bool {
+        let partner = |header: &Header| {
+            let pool = self.view.pool_of(header.device, header.shard)?;
+            let in_question = |pair: &&Pair| pair.joiner.is_some() || !self.view.is_settled(pool, header.shard);
+            self.view.pair(pool, header.shard).filter(in_question).map(|pair| pair.other)
+        };
+        let asker = partner(&asks.header);
+        self.requests.iter().any(|(_, request)| {
+            let changes = request.kind.is_of_peer() && request.kind.changes() && request.header.device == asks.header.device;
+            changes && partner(&request.header).is_some_and(|other| asker.is_none_or(|asker| asker == other))
+        })
+    }
+
     /// Whether a primary's numbers are such as no primary of this epoch gives out: further ahead than it may be.
     fn is_beyond(&self, pool: PoolId, header: &Header) -> bool {
         let entry = self.view.entry(pool, header.shard);
         let known = self.view.next_sequence(pool, header.shard).max(entry.map(|entry| entry.first_sequence).unwrap_or_default());
+        if header.sequence.get().max(header.resolved.get()) >= SEQUENCE_MAX {
+            return true;
+        }
+        if entry.is_some_and(|entry| entry.joining.is_some()) {
+            // What was written meanwhile without the joiner has been numbered, too, however much it is.
+            return header.resolved > header.sequence.max(known);
+        }
         header.sequence.get() > known.get().saturating_add(SEQUENCE_HEADROOM) || header.resolved > header.sequence.max(known)
     }
 

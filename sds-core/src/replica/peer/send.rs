@@ -324,13 +324,18 @@ impl Replica {
 
     /// A write is over on all copies that count.
     pub(in crate::replica) fn resolve(&mut self, op: OpId, answer: Answer, turn: &mut Turn<'_, impl Buffers>) {
-        let over = self.requests.get(op).and_then(|request| Some((request.route?, request.version?)));
+        let request = self.requests.get(op);
+        let was_forwarded = request.is_some_and(|request| request.remote != Half::Idle);
+        let over = request.and_then(|request| Some((request.route?, request.version?)));
         if let Some((route, version)) = over
             && let Some(pair) = self.view.pair_mut(route.pool, route.shard)
             && pair.side == Side::Primary
         {
             pair.window.resolve(version.sequence);
             self.release_resolved(route.pool, route.shard, turn);
+        }
+        if let Some((route, version)) = over.filter(|_| was_forwarded) {
+            self.release_late(&route, version, turn);
         }
         self.finish(op, answer, turn);
     }
@@ -348,6 +353,18 @@ impl Replica {
     pub(in crate::replica) fn release_former(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         for (slot, key, sequence) in self.view.take_released() {
             self.devices.resolved(slot, key, Version { sequence, epoch: Epoch::default() }, turn);
+        }
+    }
+
+    /// A held write has ended at the store after its pair was no more: a copy that goes on lets go of it, as of those before.
+    pub(in crate::replica) fn release_late(&mut self, route: &Route, version: Version, turn: &mut Turn<'_, impl Buffers>) {
+        if self.view.pair(route.pool, route.shard).is_some_and(|pair| pair.since <= version.epoch) {
+            return;
+        }
+        let entry = self.view.entry(route.pool, route.shard);
+        let is_member = self.own_member(route.slot).is_some_and(|own| entry.is_some_and(|entry| entry.in_sync.members().contains(&own)));
+        if is_member {
+            self.devices.resolved(route.slot, route.key, version, turn);
         }
     }
 
@@ -386,7 +403,7 @@ impl Replica {
     }
 
     /// Flushes need no device any more that has no second copy of ours.
-    pub(super) fn drop_flushes_of_former_partners(&mut self, turn: &mut Turn<'_, impl Buffers>) {
+    pub(in crate::replica) fn drop_flushes_of_former_partners(&mut self, turn: &mut Turn<'_, impl Buffers>) {
         let former = |forward: &Forward| forward.is_flush && !self.view.partners().iter().any(|partner| partner.other == forward.member);
         let gone: Vec<_> =
             self.peers.forwards.iter().filter(|(_, forward)| former(forward)).map(|(id, forward)| (id, forward.op)).collect();

@@ -5,7 +5,7 @@
 //!
 //! Must not know: what the answers mean.
 
-use super::{PAUSE, PAUSE_LONG, RETRY};
+use super::{PAUSE, PAUSE_LONG, RETRY, Resync};
 use crate::buffer::{BufferClass, BufferId, Buffers, Span};
 use crate::checksum::ChecksumList;
 use crate::collections::OpId;
@@ -53,6 +53,13 @@ pub(super) struct Ask {
 /// Whether a request's answer, by its number, is one to a question.
 pub(in crate::replica) const fn is_question(request: RequestId) -> bool {
     request.get() & QUESTION != 0
+}
+
+impl Resync {
+    /// Whether a store of ours still has something of a sweep or a visit that is gone.
+    pub(in crate::replica) fn has_orphans(&self) -> bool {
+        self.asks.iter().any(|(_, ask)| ask.owner == Owner::Nobody)
+    }
 }
 
 impl Replica {

@@ -36,6 +36,7 @@ impl Replica {
                 self.unpark(turn);
             }
             Need::Repair => {
+                self.repair_is_over(id);
                 self.sweep_done(id, turn);
                 self.unpark(turn);
             }

@@ -35,8 +35,10 @@ pub(super) struct Held {
 
 impl Replica {
     pub(super) fn list_other(&mut self, id: OpId, from: u64, turn: &mut Turn<'_, impl Buffers>) {
-        let Some((other, peer)) = self.resync.sweeps.get(id).and_then(|sweep| sweep.other) else { return };
-        let header = Header { device: other.device, sequence: ShardSequence::new(from), ..Header::new(Opcode::Extents) };
+        let Some(sweep) = self.resync.sweeps.get(id) else { return };
+        let Some((other, peer)) = sweep.other else { return };
+        let shard = sweep.shards.keys().next().copied().unwrap_or_default();
+        let header = Header { device: other.device, shard, sequence: ShardSequence::new(from), ..Header::new(Opcode::Extents) };
         let asked = self.ask_other(Owner::Sweep(id), peer, header, None, turn);
         self.note_asking(id, asked, turn);
     }

@@ -114,7 +114,7 @@ struct Sweep {
     /// Bytes given to the other copy.
     sent: u64,
     /// What is to be repaired, of the one extent.
-    repair: Option<BlockRange>,
+    repair: Option<(ExtentKey, BlockRange)>,
 }
 
 impl Sweep {
@@ -224,6 +224,10 @@ impl Replica {
             self.resync.retry_by(at);
             return false;
         }
+        if self.resync.has_orphans() {
+            self.resync.retry_by(turn.now.plus(RETRY));
+            return false;
+        }
         self.begin_sweeps(turn);
         true
     }
@@ -303,6 +307,8 @@ impl Replica {
         if self.end_sweep(id, turn) {
             self.resync.begin_at = self.resync.begin_at.max(turn.now.plus(pause));
             self.resync.look = true;
+            // A joiner that is not needed any more is not flushed any more.
+            self.drop_flushes_of_former_partners(turn);
             self.progress_all(turn);
         }
     }

@@ -34,19 +34,28 @@ impl Replica {
 
     /// Puts a read aside until its blocks have been repaired.
     pub(in crate::replica) fn repair(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
-        let Some(request) = self.requests.get_mut(op) else { return };
-        let Some(route) = request.route else { return };
+        let Some(route) = self.requests.get(op).and_then(|request| request.route) else { return };
         let is_under_way = self.is_being_repaired(route.key);
         let is_ready = self.view.pair(route.pool, route.shard).is_some_and(|pair| self.peers.get(pair.peer).is_ready());
         let begins = !is_under_way && is_ready && !self.resync.sweeps.is_full();
-        // Of one that could not be begun nothing is remembered: its client asks again.
-        if let Some(request) = self.requests.get_mut(op) {
-            request.repaired = begins;
-        }
+        // Of one that could not be begun, or is given up, nothing is remembered: it is tried again.
         // Without its lock, which the repair needs.
         self.park(op, None, None, Status::NotReady, turn);
         if begins {
             self.begin_repair(&route, turn);
+        }
+    }
+
+    /// A repair has come to its end: what it could not help with is an error from now on.
+    pub(super) fn repair_is_over(&mut self, id: OpId) {
+        let Some(repaired) = self.resync.sweeps.get(id).and_then(|sweep| sweep.repair) else { return };
+        let is_of_it = |route: Route| (route.key, route.range) == repaired;
+        let waiting = self.requests.iter().filter(|(_, request)| request.route.is_some_and(is_of_it));
+        let waiting: Vec<OpId> = waiting.map(|(op, _)| op).collect();
+        for op in waiting {
+            if let Some(request) = self.requests.get_mut(op) {
+                request.repaired = true;
+            }
         }
     }
 
@@ -65,7 +74,7 @@ impl Replica {
             pending: core::iter::once(route.key).collect(),
             asking: false,
             sent: 0,
-            repair: Some(route.range),
+            repair: Some((route.key, route.range)),
         };
         let Ok(id) = self.resync.sweeps.insert(sweep) else { unreachable!("looked at before") };
         self.begin_visits(id, turn);

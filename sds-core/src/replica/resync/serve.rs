@@ -8,6 +8,7 @@
 use super::Replica;
 use crate::buffer::Buffers;
 use crate::error::Status;
+use crate::limits::SEQUENCE_MAX;
 use crate::replica::Turn;
 use crate::replica::admit::Verdict;
 use crate::replica::links::PartyId;
@@ -30,7 +31,7 @@ impl Replica {
         let PartyId::Peer(sds) = party else { unreachable!("clients do not say that") };
         self.peers.heard(sds, turn.now);
         let Some(pool) = self.view.pool_of(header.device, header.shard) else { return };
-        if self.view.epoch(pool, header.shard) != header.epoch {
+        if self.view.epoch(pool, header.shard) != header.epoch || header.resolved.get() >= SEQUENCE_MAX {
             return;
         }
         let is_its = self.view.pair(pool, header.shard).is_some_and(|pair| pair.side == Side::Secondary && self.is_from(party, pair.other));

@@ -166,7 +166,7 @@ impl Replica {
             Step::OtherBlocks if other.is_none() => return self.step_to(id, Step::Deciding, turn),
             Step::OtherBlocks => self.ask_about(id, Opcode::Blocks, None, turn),
             Step::Checking => {
-                let range = sweep.repair.unwrap_or(WHOLE);
+                let range = sweep.repair.map_or(WHOLE, |(_, range)| range);
                 let room = u32::from(range.count) * BLOCK_BYTES;
                 self.ask_own(owner, slot, room, |span| store::Request::Medium { key, range, span }, turn)
             }
@@ -491,7 +491,7 @@ impl Replica {
     /// Our blocks as they are on the medium, for a repair.
     fn checked(&mut self, id: OpId, result: Result<Outcome, StoreError>, turn: &mut Turn<'_, impl Buffers>) {
         let Some(visit) = self.resync.visits.get_mut(id) else { return };
-        let Some(range) = self.resync.sweeps.get(visit.sweep).and_then(|sweep| sweep.repair) else { return };
+        let Some((_, range)) = self.resync.sweeps.get(visit.sweep).and_then(|sweep| sweep.repair) else { return };
         let mut damaged = BlockSet::default();
         for (place, block) in (0..range.count).filter_map(|place| Some((place, range.first.get().checked_add(u8::try_from(place).ok()?)?)))
         {

@@ -320,7 +320,10 @@ impl View {
         for pool in pools.values_mut() {
             for (entry, local) in pool.map.shards.iter().zip(&mut pool.local) {
                 let found = find_pair(entry, &own, |member| owners.get(&member.device).map(|sds| peers.index(*sds, now)));
-                let goes_on = local.pair.as_deref().is_some_and(|pair| found.is_some_and(|found| pair.is_the_same_as(&found)));
+                // A joiner begins anew in each epoch: what it was given for the last one may have been given up.
+                let joins_anew = local.epoch != entry.epoch && found.is_some_and(|found| found.joins);
+                let is_same = |pair: &Pair| found.is_some_and(|found| pair.is_the_same_as(&found));
+                let goes_on = !joins_anew && local.pair.as_deref().is_some_and(is_same);
                 if !goes_on {
                     // A new epoch names its first sequence; ours may have run ahead of it already. Sequence 0 is before the first.
                     local.next = local.next.max(entry.first_sequence).max(ShardSequence::new(1));

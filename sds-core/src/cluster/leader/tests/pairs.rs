@@ -242,7 +242,7 @@ fn shards_are_listed_by_pool_state_and_device() {
     let shard = &shards[0];
     assert_eq!((shard.in_sync[0].sds.as_str(), shard.in_sync[0].state.as_str()), ("node-1", "serves"));
     assert_eq!(shard.lapsed.as_ref().map(|lapsed| (lapsed.device, lapsed.state.as_str())), Some((2, "gone")));
-    assert_eq!(shard.waits_for.as_deref(), Some(r#"device 2 of "node-2" to be brought up to date"#));
+    assert_eq!(shard.waits_for.as_deref(), Some(r#"device 2 of "node-2", which fell out, to come back"#));
     assert!(list(&mut test, ShardQuery { state: Some(ShardState::Clean), ..all.clone() }).0.is_empty());
     assert!(list(&mut test, ShardQuery { pool: Some("default".to_owned()), ..all.clone() }).0.is_empty());
     let refused = |test: &mut Test, query| matches!(test.api(ApiRequest::Shards(query)), ApiReply::Refused(_));
@@ -335,4 +335,72 @@ fn primaries_are_evened_out_when_all_has_been_well_for_a_while() {
     assert_eq!(test.hand_overs().len(), 1, "time to do it");
     test.pass_both(3_000);
     assert_eq!(test.hand_overs().len(), 2, "asked again for what was not done");
+}
+
+#[test]
+fn a_copy_in_sync_whose_device_is_being_opened_is_not_gone() {
+    let mut test = with_pairs();
+    test.shrink_all(2);
+    test.unlink(2);
+    test.pass_pairs(3_500, 1);
+    // As a server reports it before its superblock is read: no identity, only the path.
+    let opening = |path: String, state| DeviceReport { uuid: DeviceUuid::default(), path, ..paired(2, state) };
+    let path = paired(2, DeviceState::Open).path;
+    test.register(12, 2, 8, vec![opening(path.clone(), DeviceState::Opening { done_per_mille: 100 })]);
+    let force = ApiRequest::ForceShard { pool: "pairs".to_owned(), shard: 0, device: DeviceId::new(1), reason: String::new() };
+    let ApiReply::Refused(refusal) = test.api(force.clone()) else { panic!("I7: it will be there in a moment") };
+    assert!(refusal.to_string().contains("is in sync and there"), "{refusal}");
+    let ApiReply::Shard(shard) = test.api(ApiRequest::Shard { pool: "pairs".to_owned(), shard: 0 }) else { panic!("a shard") };
+    assert_eq!((shard.state, shard.in_sync[0].state.as_str()), (ShardState::Unavailable, "opening"));
+    let devices = &test.status().sds[1].devices;
+    assert_eq!(devices.len(), 1, "one row: {devices:?}");
+    // It cannot be opened: then it is for the operator to say.
+    let failed = DeviceState::Failed { reason: "no such file".to_owned() };
+    test.sds(12, SdsToMdm::Heartbeat { loop_turns: 9, oldest_disk_request_ms: 0, devices: vec![opening(path, failed.clone())] });
+    assert!(matches!(&test.status().sds[1].devices[0].state, DeviceStateStatus::Failed { reason } if reason == "no such file"));
+    assert!(matches!(test.api(force), ApiReply::Shard(_)));
+}
+
+#[test]
+fn a_server_out_of_the_mdms_sight_keeps_its_copies_as_long_as_its_partner_does_not_complain() {
+    let mut test = with_pairs();
+    test.unlink(2);
+    test.pass_pairs(1_000_000, 1);
+    assert!(test.pairs().1.iter().all(|entry| entry.in_sync.members().len() == 2), "its partner has not restarted, and may ask by itself");
+    // One that owes settling may not ask for more than to be formed again.
+    let (pool, shards) = test.pairs();
+    let change = crate::protocol::membership::Change::Reform;
+    let own = |entry: &ShardEntry| entry.in_sync.members().iter().copied().find(|member| member.device.get() == 1);
+    for _ in 0..700 {
+        let asked = shards
+            .iter()
+            .zip(0..)
+            .map(|(entry, shard)| (pool, ShardId::new(shard), Proposal { base: entry.epoch, proposer: own(entry), change }));
+        test.sds(1, SdsToMdm::Propose { proposals: asked.collect() });
+        test.pass_pairs(1_000, 1);
+    }
+    assert!(test.pairs().1.iter().all(|entry| entry.in_sync.members().len() == 1));
+}
+
+#[test]
+fn no_lone_start_is_asked_for_that_cannot_be() {
+    let mut test = with_pairs();
+    let at = |position: u64| {
+        let position = LogSequence::new(position);
+        DeviceReport { flushed: position, log_end: position, ..paired(1, DeviceState::Open) }
+    };
+    test.sds(1, SdsToMdm::Heartbeat { loop_turns: 1, oldest_disk_request_ms: 0, devices: vec![at(70)] });
+    (1..=2).for_each(|link| test.unlink(link));
+    test.pass(4_000);
+    test.register(11, 1, 8, vec![at(69)]);
+    let version = test.leader.cluster().version();
+    for turn in 0..1400 {
+        test.now_ms += 500;
+        test.sds(11, SdsToMdm::Heartbeat { loop_turns: 100 + turn, oldest_disk_request_ms: 0, devices: vec![at(69)] });
+        test.step(Input::Wake);
+    }
+    assert_eq!(test.leader.cluster().version(), version, "it has forgotten what it flushed (I13)");
+    let ApiReply::Shard(shard) = test.api(ApiRequest::Shard { pool: "pairs".to_owned(), shard: 0 }) else { panic!("a shard") };
+    let waits_for = shard.waits_for.expect("it waits");
+    assert!(!waits_for.contains("goes on alone"), "{waits_for}");
 }
