@@ -66,10 +66,11 @@ fn main() -> ExitCode {
 struct Bench {
     place: Place,
     shape: Shape,
-    network: Option<Network>,
     api: String,
     /// `mdm`, the data servers, `sdc`.
     daemons: Vec<Option<Daemon>>,
+    /// Dropped after what runs on it.
+    network: Option<Network>,
     target: Target,
 }
 

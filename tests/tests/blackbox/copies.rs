@@ -1,6 +1,6 @@
 //! Two copies under a verified write load: servers are killed, stand still, and come back; each copy is read alone in the end.
 //!
-//! `SDS_COPY_ROUNDS` says how many kill rounds (default 6).
+//! `SDS_COPY_ROUNDS` says how many kill rounds (default 6); `SDS_PAUSE_SECONDS` how long a server stands still at most (default 10; try 30).
 
 use crate::harness::cluster::{ALL, Cluster, Process, RESTART};
 use crate::harness::load::{Load, Region, regions};
@@ -13,6 +13,11 @@ const GAP_MAX: Duration = Duration::from_secs(5);
 
 fn rounds() -> u64 {
     std::env::var("SDS_COPY_ROUNDS").map_or(6, |rounds| rounds.parse().expect("SDS_COPY_ROUNDS is a number"))
+}
+
+/// How long a server stands still at most.
+pub(crate) fn pause_seconds() -> u64 {
+    std::env::var("SDS_PAUSE_SECONDS").map_or(10, |seconds| seconds.parse().expect("SDS_PAUSE_SECONDS is a number"))
 }
 
 pub(crate) fn verify(cluster: &Cluster, regions: &mut [Region]) {
@@ -94,7 +99,7 @@ fn killed_servers_are_not_noticed_and_come_back() {
 fn a_server_that_stands_still_is_done_without_and_never_answers_wrongly() {
     let mut cluster = Cluster::start_with_two_copies("copies-pause", 128 * MIB, "disk", 96 * MIB);
     let mut areas = regions(96 * MIB, 4, 78);
-    for (victim, seconds) in [(0, 1), (1, 4), (2, 2)] {
+    for (victim, seconds) in [(0, 1), (1, 4), (2, 2), (0, pause_seconds())] {
         wait_until_clean(&mut cluster);
         let load = Load::start(&cluster.nbd_address(), "disk", std::mem::take(&mut areas), 16);
         load.wait_for(300, 60);

@@ -18,5 +18,6 @@ mod harness;
 mod kills;
 mod lifecycle;
 mod namespaces;
+mod swapped_devices;
 mod up;
 mod verifier;

@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod daemon;
+pub(crate) mod hosts;
 pub(crate) mod load;
 pub(crate) mod nbd;
 pub(crate) mod place;
