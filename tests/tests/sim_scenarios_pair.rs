@@ -142,6 +142,30 @@ fn a_cut_between_two_live_members_leaves_one_of_them_serving() {
     }
 }
 
+/// One grace ends by its own clock, whatever other peers confirm meanwhile.
+#[test]
+fn a_host_that_is_cut_off_is_succeeded_when_its_lease_has_run_out_and_not_later() {
+    for seed in 0..20 {
+        let plan = Plan { servers: 3, fault_sets: vec![0, 1, 2], shards: 16, ..Plan::quiet_pair() };
+        let mut world = world(plan, seed);
+        let places: Vec<u64> = (0..16).map(|place| place * 128 * 1024).collect();
+        places.iter().for_each(|place| done(&mut world, 0, write(*place, BLOCK)));
+        world.pass(SECOND);
+        let gone = copies(&world)[0];
+        let others: Vec<ProcessIndex> = (0..3).map(|server| world.process_of_server(server)).filter(|other| *other != gone).collect();
+        let client = world.process_of_client(0);
+        for other in [None, Some(client)].into_iter().chain(others.into_iter().map(Some)) {
+            world.cut(gone, other, 20 * SECOND);
+        }
+        let start = world.now();
+        let asked: Vec<_> = places.iter().flat_map(|place| world.ask(0, write(*place, BLOCK))).collect();
+        world.answers(&asked);
+        let took = world.now().since(start).get() / MILLISECOND;
+        assert!(took < 1_500, "seed {seed}: a second of silence and what is left of 1.2 s since the last grant, not {took} ms");
+        ends_well(world, seed);
+    }
+}
+
 /// I6, I9: a primary that nobody but a client can reach is succeeded, and must not go on to tell that client what was.
 #[test]
 fn stale_primary_serves_no_reads_after_its_successor() {

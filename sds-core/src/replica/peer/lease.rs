@@ -47,12 +47,18 @@ impl Replica {
             self.tell_resolved(index, turn);
             self.propose_losses(index, turn);
         }
+        let confirmed_more = core::mem::take(&mut self.peers.confirmed_more);
         match self.peers.grace_due {
             Some(over) if turn.now >= over => {
                 self.peers.grace_due = None;
                 self.unpark(turn);
             }
-            Some(over) => self.peers.wake_by(over),
+            Some(over) => {
+                self.peers.wake_by(over);
+                if confirmed_more {
+                    self.unpark(turn);
+                }
+            }
             None => {}
         }
     }
@@ -130,8 +136,8 @@ impl Replica {
         peer.asked = turn.now;
         if frame.header.map_version > peer.confirmed {
             peer.confirmed = frame.header.map_version;
-            // A grace may be over by this.
-            self.peers.grace_due = self.peers.grace_due.map(|_| turn.now);
+            // A grace of its shards may be over by this; those of other peers' go on.
+            self.peers.confirmed_more = true;
             self.peers.due = Nanos::ZERO;
         }
         let peer = self.peers.get_mut(index);

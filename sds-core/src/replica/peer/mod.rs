@@ -130,6 +130,8 @@ pub(super) struct Peers {
     due: Nanos,
     /// When the last grace is over.
     grace_due: Option<Nanos>,
+    /// A peer has confirmed a newer version: a grace may be over before that.
+    confirmed_more: bool,
     pub(super) terms: Terms,
     queue_capacity: usize,
 }
@@ -144,6 +146,7 @@ impl Peers {
             next_connection: 1,
             due: Nanos::NEVER,
             grace_due: None,
+            confirmed_more: false,
             terms: Terms::DEFAULT,
             queue_capacity: requests_max,
         }
