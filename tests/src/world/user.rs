@@ -519,8 +519,9 @@ impl World {
             && matches!(op.action, Action::Write(_))
             && op.offset.is_multiple_of(BLOCK)
             && op.len.is_multiple_of(BLOCK)
+            && (op.durable || !self.plan.profile.volatile_cache)
         {
-            // Written whole again: what a fault had done to these blocks is undone.
+            // Written whole again, durably: what a fault had done to these blocks is undone. Of what a power cut eats, the fault is what is left.
             let (first, end) = (op.offset / BLOCK, (op.offset + op.len) / BLOCK);
             self.lost_blocks.retain(|lost| {
                 let (volume, lba) = lost.block;
