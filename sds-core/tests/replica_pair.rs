@@ -279,6 +279,21 @@ fn a_promoted_secondary_waits_out_the_grace() {
     assert_eq!(read_at_the_promoted(&mut pair, 3, MS(250)), Some(Status::Ok), "1.2 s after its last grant");
 }
 
+/// Found by cutting hosts off: what waited for the grace waited for `map_wait` instead when a beacon had come that confirmed nothing of it.
+#[test]
+fn a_beacon_that_ends_no_grace_does_not_make_its_end_forgotten() {
+    let mut pair = Pair::serving();
+    pair.held = [true; 2];
+    // A newer view, but older than the one by which the second node is promoted.
+    pair.place(1, InSync::pair(member(0), member(1)), 1, None);
+    pair.push_to(&[0]);
+    pair.place(2, InSync::sole(member(1)), 1000, None);
+    pair.push_to(&[1]);
+    pair.run_for(MS(800));
+    pair.held[1] = false;
+    assert_eq!(read_at_the_promoted(&mut pair, 1, MS(420)), Some(Status::Ok), "1.2 s after its last grant");
+}
+
 #[test]
 fn a_refused_port_ends_the_grace() {
     let mut pair = Pair::serving();
