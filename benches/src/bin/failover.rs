@@ -23,7 +23,7 @@ struct Arguments {
     /// Kills.
     #[arg(long, default_value_t = 20)]
     kills: u32,
-    /// Hosts cut off silently. Needs root, `ip` and `nft`.
+    /// Hosts cut off silently. Needs root, `ip` and `nft`; 0 does without.
     #[arg(long, default_value_t = 10)]
     cuts: u32,
     /// Directory of devices, state and logs.

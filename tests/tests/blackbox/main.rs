@@ -2,7 +2,7 @@
 //! clients that nobody here wrote.
 //!
 //! Nothing here knows how the store works; what is checked is what users and operators see. A test
-//! whose tools are missing fails and says which. Binaries come from `SDS_BIN_DIR`, else from the
+//! whose tools are missing fails and says which (those of `namespaces` are skipped, by name, with `SDS_CI_ALLOW_SKIPS=1`). Binaries come from `SDS_BIN_DIR`, else from the
 //! build directory this test was built in (`cargo build --workspace` first).
 
 mod bad_commands;

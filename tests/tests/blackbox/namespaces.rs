@@ -16,9 +16,8 @@ use std::time::Duration;
 const MIB: u64 = 1 << 20;
 const DEVICE: u64 = 128 * MIB;
 const VOLUME: u64 = 96 * MIB;
-/// Longest pause of client I/O that a host that is cut off may cause here: the machine may be busy. What is aimed at is 2.5 s, and `failover --cuts`
-/// holds it to that.
-const GAP_MAX: Duration = Duration::from_secs(5);
+/// Longest pause of client I/O that a host that is cut off may cause.
+const GAP_MAX: Duration = Duration::from_millis(2500);
 /// The host that has no server.
 const SPARE: usize = 3;
 
