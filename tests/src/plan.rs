@@ -215,10 +215,6 @@ impl Plan {
         for trouble in [&mut troubles.power_cut, &mut troubles.clean_restart, &mut troubles.write_error] {
             *trouble = trouble.filter(|_| restarts);
         }
-        // Nothing repairs a copy from the other one yet.
-        for trouble in [&mut troubles.flip, &mut troubles.lost_write, &mut troubles.misdirected_write, &mut troubles.latent_error] {
-            *trouble = None;
-        }
         self
     }
 

@@ -128,7 +128,6 @@ impl RangeLocks {
     }
 
     /// Extents with a line.
-    #[cfg(test)]
     pub(super) fn lines(&self) -> usize {
         self.lines.len()
     }

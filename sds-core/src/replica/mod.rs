@@ -190,6 +190,8 @@ impl Replica {
             links: self.links.len(),
             requests: self.requests.len(),
             parked: self.parked.len(),
+            locked: self.locks.lines(),
+            sweeps: self.resync.sweeps_under_way(),
             epochs_refused: self.view.epochs_refused(),
             oldest_disk_request: self.devices.oldest_disk_request(self.now),
             resync: self.resync.counts,

@@ -49,6 +49,10 @@ pub struct NodeStatus {
     pub requests: usize,
     /// Of these, requests that wait for a newer view.
     pub parked: usize,
+    /// Extents with blocks that somebody holds or waits for.
+    pub locked: usize,
+    /// Sweeps under way: settling, resync, repair.
+    pub sweeps: usize,
     /// Shard configurations offered by views with a lower epoch than the one applied, and refused (I1).
     /// Anything but zero means that the MDM went back in time.
     pub epochs_refused: u64,

@@ -106,11 +106,25 @@ fn run_one(seed: u64, copies: Option<Copies>, telling: Telling) -> ExitCode {
     let report = run_seed(seed, copies, None, telling);
     let mut totals = Totals::default();
     totals.add(&report);
-    let Counts { crashes, power_cuts, opens, faults, link_losses, done, cuts, changes, hand_overs, looked_for, copies_compared, ops: _ } =
-        report.counts;
+    let Counts {
+        repaired,
+        damaged_at_rest,
+        crashes,
+        power_cuts,
+        opens,
+        faults,
+        link_losses,
+        done,
+        cuts,
+        changes,
+        hand_overs,
+        looked_for,
+        copies_compared,
+        ops: _,
+    } = report.counts;
     println!(
         "seed {seed}: hash {:016x}, {} events, {} blocks checked, {} undecided; {done} requests succeeded, {opens} opens, {crashes} \
-         crashes, {power_cuts} power cuts, {link_losses} lost links, {cuts} cuts, {faults} storage faults, {changes} changes of shards, {hand_overs} hand-overs asked for, \
+         crashes, {power_cuts} power cuts, {link_losses} lost links, {cuts} cuts, {faults} storage faults, {repaired} blocks repaired, {damaged_at_rest} left damaged, {changes} changes of shards, {hand_overs} hand-overs asked for, \
          {looked_for} writes looked for, {copies_compared} pairs compared",
         report.hash, report.events, report.blocks, report.undecided
     );

@@ -345,6 +345,15 @@ impl World {
         self.ask_operator(ApiRequest::CreateVolume(create));
     }
 
+    /// An operator asks for something by hand; `None`: the MDM does not answer.
+    pub fn command(&mut self, request: ApiRequest) -> Option<ApiReply> {
+        self.tokens += 1;
+        let token = self.tokens;
+        self.step_mdm(Input::Api { token: Token::new(token), request });
+        self.wait_until(|world| world.by_hand.contains_key(&token));
+        self.by_hand.remove(&token)
+    }
+
     fn ask_operator(&mut self, request: ApiRequest) {
         self.tokens += 1;
         self.operating = Some(self.tokens);
@@ -353,6 +362,7 @@ impl World {
 
     fn operator_answered(&mut self, token: Token, reply: ApiReply) {
         if self.operating != Some(token.get()) {
+            self.by_hand.insert(token.get(), reply);
             return;
         }
         self.operating = None;

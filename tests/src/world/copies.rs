@@ -4,7 +4,7 @@
 //! Must not know: how the servers keep copies equal.
 
 use super::World;
-use crate::autopsy::{Autopsy, Holdings};
+use crate::autopsy::{Autopsy, Held, Holdings};
 use crate::checker::invariants::Cause;
 use crate::history::Mark;
 use crate::network::ProcessIndex;
@@ -91,11 +91,13 @@ impl World {
                 }
             }
         }
+        self.other_copies_fall(host);
         self.tell_lost_caches();
     }
 
     /// The MDM has applied commands.
     pub(super) fn configuration_may_have_changed(&mut self) {
+        self.tell_exposed();
         if self.fallen.is_empty() {
             return;
         }
@@ -185,6 +187,9 @@ impl World {
             if let Some(story) = difference(&ours, &theirs) {
                 self.violate(format!("shard {shard} of {entry:?}: the copies differ: {story}"));
             }
+            for (device, held, others) in [(first.device, &ours, &theirs), (second.device, &theirs, &ours)] {
+                self.check_damage(device, held, others);
+            }
         }
     }
 }
@@ -221,7 +226,7 @@ fn difference(primary: &Holdings, secondary: &Holdings) -> Option<String> {
     let keys: std::collections::BTreeSet<_> = primary.keys().chain(secondary.keys()).collect();
     let differ: Vec<String> = keys
         .into_iter()
-        .filter(|at| primary.get(at) != secondary.get(at))
+        .filter(|at| primary.get(at).map(Held::recorded) != secondary.get(at).map(Held::recorded))
         .map(|at| format!("{at:?}: {:?} and {:?}", primary.get(at), secondary.get(at)))
         .collect();
     let count = differ.len();
@@ -231,13 +236,12 @@ fn difference(primary: &Holdings, secondary: &Holdings) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autopsy::Held;
     use sds_core::checksum::Checksum;
     use sds_core::id::ShardSequence;
     use sds_core::store::interface::ExtentKey;
 
     fn held(version: u64, byte: u8) -> Held {
-        Held { version: ShardSequence::new(version), checksum: Checksum::of(&[byte; 16]) }
+        Held { version: ShardSequence::new(version), checksum: Checksum::of(&[byte; 16]), sound: true }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Disk requests of the servers, on their way to the device and back.
 
+use super::hurt::Hurting;
 use super::{Event, World};
 use crate::atlas::BlockKey;
 use crate::canary::Canary;
@@ -104,8 +105,8 @@ impl World {
             // What lies there now may have come since the fault was planted.
             let mut piece: Piece = [0; BLOCK_BYTES as usize];
             self.disks[disk].medium().read(to, &mut piece);
-            if let Some((volume, lba)) = self.atlas.identify(&piece) {
-                self.mark(Mark::Damaged { volume, lba });
+            if let Some(block) = self.atlas.identify(&piece) {
+                self.hurt(disk, block, Hurting::Written);
             }
         }
         let Some((request, result)) = self.disks[disk].complete(number) else { return };

@@ -2,13 +2,14 @@
 //! again and read back.
 //!
 //! What is checked here needs an end: every request was answered, no lock and no buffer is left, a
-//! clean close works, and what is read afterwards is what the history says.
+//! clean close works, servers come to rest, and what is read afterwards is what the history says.
 
 use super::{Event, UserState, World};
 use crate::history::Action;
 use crate::network::ProcessIndex;
 use crate::plan::{LIVE_COPIES_REJOIN, Replication};
 use sds_core::map::Copies;
+use sds_core::replica::NodeStatus;
 use sds_core::unit::{BLOCK_BYTES, Nanos};
 use std::collections::BTreeSet;
 
@@ -61,7 +62,7 @@ impl World {
                 // Where a device is full a copy may have no room to come back.
                 let returns = self.plan.replication >= Replication::Returns && !self.plan.may_be_full;
                 let clean = !returns || self.plan.copies == Copies::One || self.all_is_clean();
-                if up && users_rest && clean && self.requests_at_servers() == 0 {
+                if up && users_rest && clean && self.all_is_quiet() {
                     self.enter(Phase::Stopping);
                     self.pairs_at_rest = self.whole_pairs();
                     self.stop_all();
@@ -101,6 +102,7 @@ impl World {
             Phase::Closing => {
                 if self.servers.iter().all(|server| server.stopped) {
                     self.check_memory();
+                    (0..self.servers.len()).for_each(|server| self.count_repairs(server));
                     self.enter(Phase::Over);
                 }
             }
@@ -169,8 +171,14 @@ impl World {
         }
     }
 
-    fn requests_at_servers(&self) -> usize {
-        self.servers.iter().filter_map(|server| server.machine.as_ref()).map(|machine| machine.status().requests).sum()
+    /// No server has a request, a lock or a sweep any more, nothing waits, and all enforce the MDM's newest view, so the same
+    /// epoch of every shard. What is leaked anywhere keeps the run from its end.
+    fn all_is_quiet(&self) -> bool {
+        let newest = self.mdm.cluster().version();
+        self.servers.iter().filter_map(|server| server.machine.as_ref()).map(|machine| machine.status()).all(|status| {
+            let NodeStatus { version, requests, parked, locked, sweeps, .. } = status;
+            version == newest && requests + parked + locked + sweeps == 0
+        })
     }
 
     fn stop_all(&mut self) {

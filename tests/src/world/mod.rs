@@ -9,6 +9,7 @@ mod control;
 mod copies;
 mod disks;
 mod ending;
+mod hurt;
 mod links;
 mod process;
 mod script;
@@ -18,9 +19,10 @@ mod user;
 mod watch;
 
 pub use ending::Phase;
+pub use hurt::Harm;
 pub use user::UserState;
 
-use crate::atlas::Atlas;
+use crate::atlas::{Atlas, BlockKey};
 use crate::buffers::{Pin, SimBuffers};
 use crate::canary::Canary;
 use crate::checker::invariants::Invariants;
@@ -34,13 +36,14 @@ use crate::schedule::Schedule;
 use crate::trace::{Telling, Trace};
 use client::ClientNode;
 use links::Connecting;
+use sds_core::cluster::leader::ApiReply;
 use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, RequestId, SdsUuid, SystemId, Ticket};
 use sds_core::machine::{LinkId, Outbox};
 use sds_core::map::ShardEntry;
 use sds_core::unit::{ByteCount, Nanos};
 use sds_core::{replica, volume};
 use server::{Fake, ServerNode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use troubles::Trouble;
 use user::User;
 
@@ -132,6 +135,10 @@ pub struct Counts {
     pub opens: u64,
     /// Storage faults planted.
     pub faults: u64,
+    /// Blocks that were repaired from the other copy.
+    pub repaired: u64,
+    /// Blocks that were damaged when everybody had stopped, and right on the other copy.
+    pub damaged_at_rest: u64,
     /// Links broken.
     pub link_losses: u64,
     /// Ways cut.
@@ -171,8 +178,12 @@ pub struct World {
     pub(crate) volumes_made: usize,
     pub(crate) pool_made: bool,
     pub(crate) operating: Option<u64>,
+    /// Answers to what a scenario's operator asked.
+    by_hand: BTreeMap<u64, ApiReply>,
     pub(crate) newest_session: Vec<u64>,
     pub(crate) lost_blocks: Vec<disks::LostBlock>,
+    /// Blocks of two copies that were damaged on one of them.
+    hurt: BTreeMap<BlockKey, hurt::Hurt>,
     invariants: Invariants,
     /// Requests for zeroes under way.
     zeroes: BTreeSet<(LinkId, RequestId)>,
@@ -228,8 +239,10 @@ impl World {
             volumes_made: 0,
             pool_made: false,
             operating: None,
+            by_hand: BTreeMap::new(),
             newest_session: vec![0; plan.volumes.len() + 2],
             lost_blocks: Vec::new(),
+            hurt: BTreeMap::new(),
             invariants: Invariants::default(),
             zeroes: BTreeSet::new(),
             acknowledged: 0,

@@ -7,6 +7,7 @@ use crate::history::{Answer, OpIndex};
 use crate::network::{Party, ProcessIndex};
 use crate::plan::FLUSHES_FOLLOW_SHARDS;
 use crate::workload::Wish;
+use sds_core::id::DeviceId;
 use sds_core::map::Copies;
 use sds_core::unit::Nanos;
 
@@ -104,6 +105,12 @@ impl World {
     #[must_use]
     pub fn process_of_client(&self, client: usize) -> ProcessIndex {
         self.clients[client].process
+    }
+
+    /// The first device of a server.
+    #[must_use]
+    pub fn device_of_server(&self, server: usize) -> Option<DeviceId> {
+        self.mdm.cluster().device_by_uuid(self.uuids[self.servers[server].disks[0]]).map(|(device, _)| device)
     }
 
     /// Kills a process.

@@ -121,6 +121,7 @@ impl World {
     }
 
     pub(super) fn stop_server(&mut self, server: usize) {
+        self.count_repairs(server);
         let node = &mut self.servers[server];
         node.machine = None;
         node.control = None;

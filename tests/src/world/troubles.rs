@@ -1,6 +1,7 @@
 //! What goes wrong in a run, and when.
 
 use super::disks::LostBlock;
+use super::hurt::Hurting;
 use super::{Event, Phase, Process, World};
 use crate::canary::Canary;
 use crate::disk::{Fate, Operation, Request};
@@ -144,9 +145,9 @@ impl World {
             Trouble::LostWrite => self.armed.push(Armed::Lost),
             Trouble::MisdirectedWrite => self.armed.push(Armed::Misdirected),
             Trouble::LatentError => {
-                if let Some((disk, piece, (volume, lba))) = self.some_data_piece() {
+                if let Some((disk, piece, block)) = self.some_data_piece().filter(|(disk, _, block)| self.may_hurt(*disk, *block)) {
                     self.counts.faults += 1;
-                    self.mark(Mark::Damaged { volume, lba });
+                    self.hurt(disk, block, Hurting::AtRest);
                     self.disks[disk].medium_mut().make_unreadable(piece);
                 }
             }
@@ -271,9 +272,9 @@ impl World {
     }
 
     fn flip_some(&mut self) {
-        if let Some((disk, piece, (volume, lba))) = self.some_data_piece() {
+        if let Some((disk, piece, block)) = self.some_data_piece().filter(|(disk, _, block)| self.may_hurt(*disk, *block)) {
             self.counts.faults += 1;
-            self.mark(Mark::Damaged { volume, lba });
+            self.hurt(disk, block, Hurting::AtRest);
             let (byte, bit) = (self.chance.index(4096), self.chance.below(8));
             self.disks[disk].medium_mut().flip(piece, byte, 1 << bit);
         }
@@ -331,23 +332,26 @@ impl World {
         };
         let fate = match self.armed[position] {
             Armed::Lost => {
-                let Some((piece, (volume, lba))) = self.data_piece_of(request) else { return Fate::Well };
-                self.mark(Mark::Damaged { volume, lba });
+                let Some((piece, block)) = self.data_piece_of(request) else { return Fate::Well };
+                if !self.may_lose(disk, block) {
+                    return Fate::Well;
+                }
+                self.hurt(disk, block, Hurting::Written);
                 let since = self.history.moment(self.now());
-                self.lost_blocks.push(LostBlock { disk, block: (volume, lba), since });
+                self.lost_blocks.push(LostBlock { disk, block, since });
                 Fate::Lost { piece }
             }
             Armed::Misdirected => {
-                let Some((piece, (volume, lba))) = self.data_piece_of(request) else { return Fate::Well };
+                let Some((piece, block)) = self.data_piece_of(request) else { return Fate::Well };
                 let Some((on, to, victim)) = self.some_data_piece().filter(|(on, ..)| *on == disk) else { return Fate::Well };
                 let inside = to >= request.first && to < request.first + u64::from(request.len) / 4096;
-                if inside {
+                if inside || !self.may_lose(disk, block) || !self.may_hurt(disk, victim) {
                     return Fate::Well;
                 }
-                self.mark(Mark::Damaged { volume, lba });
-                self.mark(Mark::Damaged { volume: victim.0, lba: victim.1 });
+                self.hurt(disk, block, Hurting::Written);
+                self.hurt(disk, victim, Hurting::AtRest);
                 let since = self.history.moment(self.now());
-                self.lost_blocks.push(LostBlock { disk: on, block: (volume, lba), since });
+                self.lost_blocks.push(LostBlock { disk: on, block, since });
                 Fate::Misdirected { piece, to }
             }
             Armed::Error { short, .. } => {

@@ -111,6 +111,12 @@ impl World {
         let held = Autopsy::of(&self.disks[disk], self.store_options(server, disk))?.blocks(key)?;
         let (first, end) = (header.offset / BLOCK_BYTES, (header.offset + header.length).div_ceil(BLOCK_BYTES));
         for block in first..end {
+            if self.is_hurt(disk, key, block) {
+                continue;
+            }
+            if held.iter().any(|(number, held)| u32::from(*number) == block && !held.sound) {
+                return Err(format!("block {block} of {key:?} is not what is recorded"));
+            }
             let found = held.iter().find(|(number, _)| u32::from(*number) == block).map(|(_, held)| held.version);
             match found {
                 Some(version) if version >= header.sequence => {}

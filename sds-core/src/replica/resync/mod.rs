@@ -171,6 +171,11 @@ impl Resync {
         self.asks.is_empty()
     }
 
+    /// How many sweeps there are.
+    pub(super) fn sweeps_under_way(&self) -> usize {
+        self.sweeps.iter().count()
+    }
+
     /// Shards that some sweep is about.
     pub(super) fn shards_under_way(&self) -> impl Iterator<Item = (PoolId, ShardId)> {
         self.sweeps.iter().flat_map(|(_, sweep)| sweep.shards.keys().map(|shard| (sweep.pool, *shard)))
