@@ -275,9 +275,11 @@ fn damaged_block_of_one_copy_is_repaired_when_it_is_read() {
             let (primary, number) = (copies(&world, 3)[0], volume(&world));
             assert!(world.harm(primary, number, 3, harm), "seed {seed}: there is something to damage");
             done(&mut world, 0, read(0, 8 * BLOCK));
-            assert_eq!(world.repaired(), 1, "seed {seed}");
+            // Of a read that fails it is not known which block it was, so all that was asked for is taken.
+            let repaired = if harm == Harm::Unreadable { 8 } else { 1 };
+            assert_eq!(world.repaired(), repaired, "seed {seed}");
             done(&mut world, 0, read(0, 8 * BLOCK));
-            assert_eq!(world.repaired(), 1, "seed {seed}: once");
+            assert_eq!(world.repaired(), repaired, "seed {seed}: once");
             ends_well(world, seed);
         }
     }
@@ -335,12 +337,13 @@ fn wedged_disk_costs_one_copy_and_not_the_shard() {
             let mut world = world(Plan::quiet_pair(), seed);
             done(&mut world, 0, write(0, 4 * BLOCK));
             let both = copies(&world, 0);
-            world.slow_disks(both[wedged], 1_000_000);
+            world.slow_disks(both[wedged], 50_000);
             let since = world.now();
             done(&mut world, 0, write(0, 4 * BLOCK));
             assert!(world.now().since(since).get() < 20 * SECOND, "seed {seed}: a hung disk is given up");
             done(&mut world, 0, read(0, 4 * BLOCK));
             world.slow_disks(both[wedged], 1);
+            world.pass(300 * SECOND);
             ends_well(world, seed);
         }
     }

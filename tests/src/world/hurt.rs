@@ -140,6 +140,18 @@ impl World {
         self.hurt.iter().any(|(at, hurt)| hurt.disk == disk && self.home_of_block(*at) == Some((key, block)))
     }
 
+    /// A server has kept bytes that no record names in an extent. Of an exposed block, settled alone, they are the damaged ones.
+    pub(super) fn kept_unrecorded(&mut self, server: usize, key: ExtentKey) {
+        let disks = &self.servers[server].disks;
+        let is_it = |at: &BlockKey, hurt: &Hurt| {
+            hurt.exposed && disks.contains(&hurt.disk) && self.home_of_block(*at).is_some_and(|(extent, _)| extent == key)
+        };
+        let kept: Vec<BlockKey> = self.hurt.iter().filter(|(at, hurt)| is_it(at, hurt)).map(|(at, _)| *at).collect();
+        for (volume, lba) in kept {
+            self.mark(Mark::Kept { volume, lba });
+        }
+    }
+
     /// What is damaged on a copy was damaged on purpose, and is right on the other.
     pub(super) fn check_damage(&mut self, device: DeviceId, held: &Holdings, others: &Holdings) {
         let Some(disk) = self.disk_of(device) else { return };

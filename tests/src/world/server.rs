@@ -200,9 +200,13 @@ impl World {
                 self.store_told(server, disk, event);
             }
             Told::LinkRefused { .. } => {}
+            Told::SettledInDoubt { key, unrecorded, .. } => {
+                if unrecorded > 0 {
+                    self.kept_unrecorded(server, key);
+                }
+            }
             Told::Resynced { .. }
             | Told::ResyncRefused { .. }
-            | Told::SettledInDoubt { .. }
             | Told::ExtentGivenUp { .. }
             | Told::Repaired { .. }
             | Told::DeviceHung { .. } => {}
@@ -309,6 +313,8 @@ impl World {
         let devices = self.reports(server);
         let Some(machine) = &self.servers[server].machine else { return };
         let oldest = machine.status().oldest_disk_request.get() / 1_000_000;
+        // The shell's question makes an idle loop turn, too.
+        self.servers[server].steps += 1;
         let loop_turns = self.servers[server].steps;
         self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Heartbeat { loop_turns, oldest_disk_request_ms: oldest, devices }));
     }
