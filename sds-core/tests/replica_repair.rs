@@ -186,3 +186,51 @@ fn a_repair_that_a_broken_link_cuts_short_is_tried_again() {
         assert_eq!(read(&mut pair, alice, 0, 4), Ok(contents(1..=4)), "after {steps}");
     }
 }
+
+/// What describes an extent is lost on the primary: the other copy takes the shard over, and gives it back what it had.
+#[test]
+fn an_extent_that_nobody_can_describe_here_is_read_from_the_other_copy_and_replaced() {
+    for damaged in 0..2 {
+        let (mut pair, _) = written(8);
+        // Until pages are written, all of it is in the log: opening it again does that.
+        for _ in 0..2 {
+            pair.kill(0, false);
+            pair.kill(1, false);
+            pair.start(0);
+            pair.start(1);
+            pair.run_for(MS(3000));
+        }
+        pair.kill(0, false);
+        pair.kill(1, false);
+        assert!(pair.nodes[damaged].disks[0].flip_descriptors() > 0);
+        pair.start(0);
+        pair.start(1);
+        let mut user = pair_rig::user::User::default();
+        for _ in 0..30 {
+            pair.run_for(MS(100));
+        }
+        for block in 0..8 {
+            user.expect(0, block, u8::try_from(block + 1).unwrap());
+            user.check(&mut pair, 0, block);
+        }
+        for _ in 0..100 {
+            if pair.governor().is_clean() {
+                break;
+            }
+            pair.run_for(MS(100));
+        }
+        assert!(pair.governor().is_clean(), "{:?}", pair.governor().entries[shard(0).get() as usize]);
+        // Both have all of it now.
+        for lost in [1 - damaged, damaged] {
+            pair.kill(lost, false);
+            user.forget(lost);
+            pair.run_for(MS(3000));
+            user.check_all(&mut pair);
+            pair.start(lost);
+            for _ in 0..50 {
+                pair.run_for(MS(100));
+            }
+            assert!(pair.governor().is_clean());
+        }
+    }
+}

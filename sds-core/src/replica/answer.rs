@@ -49,6 +49,7 @@ impl Replica {
         let may_answer = self.peers.is_empty() || self.may_answer(op);
         let other_goes_on = self.devices.serving(slot) == Serving::Failed && self.has_another_copy(op);
         let repairable = result.is_err_and(|error| self.may_repair(op, error));
+        let other_replaces = result.is_err_and(|error| self.lost_an_extent(op, error));
         let Some(request) = self.requests.get_mut(op) else { unreachable!("I10: what is in the store is never dropped") };
         let reads_first = request.kind == Kind::Fragment && request.merged.is_none();
         let waits_for_other = request.remote != Half::Idle;
@@ -76,6 +77,7 @@ impl Replica {
                 self.park(op, None, None, Status::NotReady, turn);
             }
             (_, Err(_)) if repairable => self.repair(op, turn),
+            (_, Err(_)) if other_replaces => self.give_shard_up(op, turn),
             (_, Err(error)) => self.refused_here(op, status_of(error), turn),
             (Kind::Extents, Ok(Outcome::Extents { count, next })) => {
                 self.finish(op, Answer::Lists { len: count * EXTENT_ENTRY_BYTES, next: next.unwrap_or(0) }, turn);

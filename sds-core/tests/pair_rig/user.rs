@@ -158,6 +158,11 @@ impl User {
         }
     }
 
+    /// A block holds this, written by somebody else.
+    pub fn expect(&mut self, extent: u32, block: u32, value: u8) {
+        self.blocks.insert((extent, block), Block { may: [value].into(), since_flush: [value].into() });
+    }
+
     /// Reads a block and holds it against what it may be.
     pub fn check(&mut self, pair: &mut Pair, extent: u32, block: u32) {
         for _ in 0..40 {

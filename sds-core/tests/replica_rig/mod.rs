@@ -96,6 +96,13 @@ impl Disk {
         self.cache.clear();
     }
 
+    /// Flips a bit of every descriptor page.
+    pub fn flip_descriptors(&mut self) -> usize {
+        self.flush();
+        let pages = self.durable.values_mut().filter(|piece| piece.starts_with(b"sdsDESCR"));
+        pages.map(|piece| piece[2000] ^= 0x10).count()
+    }
+
     /// Flips a bit of a piece that is all of this value; `false` when there is none.
     pub fn flip_first_of(&mut self, value: u8) -> bool {
         self.flush();

@@ -10,7 +10,7 @@ use crate::collections::{Map, OpId, Set};
 use crate::error::Status;
 use crate::replica::Turn;
 use crate::replica::request::{Kind, Route};
-use crate::replica::view::pair::Side;
+use crate::replica::view::pair::{Broken, Side};
 use crate::store::interface::{ExtentKey, StoreError};
 use std::collections::VecDeque;
 
@@ -26,6 +26,23 @@ impl Replica {
         let has_other = pair.is_some_and(|pair| pair.side == Side::Primary && pair.joiner.is_none() && pair.broken.is_none());
         // Once: what the other copy cannot help with is an error. But one that is under way is waited for.
         is_of_block && reads && is_open && has_other && (!request.repaired || self.is_being_repaired(route.key))
+    }
+
+    /// Whether a read has found that nobody here knows any more what an extent holds, and another copy in sync does.
+    pub(in crate::replica) fn lost_an_extent(&self, op: OpId, error: StoreError) -> bool {
+        let Some(request) = self.requests.get(op) else { return false };
+        let reads = matches!(request.kind, Kind::Read | Kind::BlockStatus | Kind::Fragment) && request.version.is_none();
+        let pair = request.route.and_then(|route| self.view.pair(route.pool, route.shard));
+        let has_other = pair.is_some_and(|pair| pair.side == Side::Primary && pair.joiner.is_none());
+        error == StoreError::Descriptor && reads && request.link.is_some() && has_other
+    }
+
+    /// The other copy takes the shard over; this one joins it, and is given what it has lost.
+    pub(in crate::replica) fn give_shard_up(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
+        if let Some(route) = self.requests.get(op).and_then(|request| request.route) {
+            self.break_pair(route.pool, route.shard, Broken::Own);
+        }
+        self.park(op, None, None, Status::NotReady, turn);
     }
 
     fn is_being_repaired(&self, key: ExtentKey) -> bool {
