@@ -209,6 +209,12 @@ fn an_extent_that_nobody_can_describe_here_is_read_from_the_other_copy_and_repla
         for _ in 0..30 {
             pair.run_for(MS(100));
         }
+        if damaged == 1 {
+            // Nobody reads at a secondary: the next write finds it out.
+            user.write(&mut pair, 0, 9);
+            pair.run_for(MS(1500));
+            user.collect(&mut pair);
+        }
         for block in 0..8 {
             user.expect(0, block, u8::try_from(block + 1).unwrap());
             user.check(&mut pair, 0, block);
