@@ -152,6 +152,22 @@ impl World {
         }
     }
 
+    /// A clean stop may leave an extent unsettled, and an autopsy settles alone: bytes that were damaged on purpose in it look as if they
+    /// were recorded. Of equal versions they are left out; what a client gets is seen when everything is read.
+    pub(super) fn leave_out_hurt(&mut self, devices: [DeviceId; 2], ours: &mut Holdings, theirs: &mut Holdings) {
+        let disks: Vec<usize> = devices.iter().filter_map(|device| self.disk_of(*device)).collect();
+        for (at, hurt) in &self.hurt {
+            let Some((key, block)) = self.home_of_block(*at).filter(|_| disks.contains(&hurt.disk)) else { continue };
+            let Ok(block) = u8::try_from(block) else { continue };
+            let (Some(mine), Some(other)) = (ours.get(&(key, block)), theirs.get(&(key, block))) else { continue };
+            if mine.sound && other.sound && mine.version == other.version && mine.checksum != other.checksum {
+                ours.remove(&(key, block));
+                theirs.remove(&(key, block));
+                self.counts.damaged_at_rest += 1;
+            }
+        }
+    }
+
     /// What is damaged on a copy was damaged on purpose, and is right on the other.
     pub(super) fn check_damage(&mut self, device: DeviceId, held: &Holdings, others: &Holdings) {
         let Some(disk) = self.disk_of(device) else { return };
