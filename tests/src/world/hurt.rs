@@ -175,7 +175,8 @@ impl World {
             self.counts.damaged_at_rest += 1;
             let is_exposed = self.hurt.iter().any(|(at, hurt)| hurt.exposed && self.home_of_block(*at) == Some((*key, u32::from(*block))));
             let is_there = others.get(&(*key, *block)).is_some_and(|other| other.sound);
-            if !is_exposed && !(is_there && self.is_hurt(disk, *key, u32::from(*block))) {
+            let hurt = is_there && self.is_hurt(disk, *key, u32::from(*block));
+            if !is_exposed && !hurt {
                 self.violate(format!("{key:?} block {block} on disk {disk} is not what is recorded, and right elsewhere: {is_there}"));
             }
         }

@@ -70,11 +70,11 @@ impl Replica {
     /// When draining is given up at the latest.
     pub(in crate::replica) fn hand_over_deadline(&self) -> Option<Nanos> {
         let pairs = self.hand_over.iter().filter_map(|(pool, shard)| self.view.pair(*pool, *shard));
-        let untils = pairs.filter_map(|pair| match pair.hand_over {
+        let ends = pairs.filter_map(|pair| match pair.hand_over {
             Some(HandOver::Draining { until }) => Some(until),
             Some(HandOver::Proposed) | None => None,
         });
-        untils.min()
+        ends.min()
     }
 
     /// Shards with requests that hold or await their blocks, or with copies that are being compared.
