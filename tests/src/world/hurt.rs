@@ -159,6 +159,12 @@ impl World {
         for (at, hurt) in &self.hurt {
             let Some((key, block)) = self.home_of_block(*at).filter(|_| disks.contains(&hurt.disk)) else { continue };
             let Ok(block) = u8::try_from(block) else { continue };
+            // No copy need have an exposed one right, and each settles it by itself here.
+            if hurt.exposed {
+                ours.remove(&(key, block));
+                theirs.remove(&(key, block));
+                continue;
+            }
             let (Some(mine), Some(other)) = (ours.get(&(key, block)), theirs.get(&(key, block))) else { continue };
             if mine.sound && other.sound && mine.version == other.version && mine.checksum != other.checksum {
                 ours.remove(&(key, block));
