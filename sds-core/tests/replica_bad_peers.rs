@@ -157,6 +157,27 @@ fn a_server_that_stops_yields_at_once() {
     assert_eq!(yields, SHARDS as usize);
 }
 
+/// Its secondary has just lost its power, or comes back in another life: nobody could take over.
+#[test]
+fn a_server_that_stops_beside_one_that_is_lost_finishes_what_it_has_begun() {
+    for returns in [false, true] {
+        let mut pair = Pair::governed();
+        let alice = pair.nodes[0].login(ALICE, 1);
+        pair.kill(1, true);
+        pair.refuses[1] = false;
+        pair.held = [true; 2];
+        if returns {
+            pair.start(1);
+        }
+        let request = pair.nodes[0].write(alice, 0, 0, &block(7));
+        pair.nodes[0].input(Input::Stop);
+        pair.run_for(MS(5000));
+        assert!(pair.nodes[0].answer(request).is_some(), "returns: {returns}");
+        let stopped = pair.nodes[0].events.iter().any(|event| matches!(event, sds_core::replica::interface::Event::Stopped));
+        assert!(stopped, "returns: {returns}: {:?}", pair.governor().entries[0]);
+    }
+}
+
 #[test]
 fn a_promoted_secondary_serves_at_once_when_the_old_primary_has_confirmed() {
     let mut pair = Pair::serving();

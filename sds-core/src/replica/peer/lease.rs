@@ -269,6 +269,11 @@ impl Replica {
         }
     }
 
+    /// Whether a device of ours does what it is asked.
+    fn serves_from(&self, slot: DeviceSlot) -> bool {
+        self.devices.get(slot).is_some_and(|device| device.is_open() && !device.is_hung)
+    }
+
     fn losses(&self, index: PeerIndex, lost: bool) -> Vec<(PoolId, ShardId, Proposal)> {
         let shared = self.view.pairs().filter(|(.., pair)| pair.peer == index);
         let present = self.peers.get(index).addressed;
@@ -289,7 +294,10 @@ impl Replica {
                     }
                     (Some(_), _) => return None,
                     // To who has restarted nothing can be left.
-                    (None, Some(Broken::Own)) if pair.other.incarnation >= present => Change::Yield { complete },
+                    // One that only stops goes on without who is lost, as long as it has to: nobody could take over.
+                    (None, Some(Broken::Own)) if pair.other.incarnation >= present && !(lost && self.serves_from(pair.slot)) => {
+                        Change::Yield { complete }
+                    }
                     (None, Some(Broken::Other)) => Change::Shrink { complete },
                     // If the other has restarted: both begin anew. If not, it is refused.
                     (None, _) if gone(pair) && !settled => Change::Reform,
