@@ -78,6 +78,10 @@ impl Replica {
             }
             (_, Err(_)) if repairable => self.repair(op, turn),
             (_, Err(_)) if other_replaces => self.give_shard_up(op, turn),
+            // Nobody has its bytes: that is said of these blocks, not of the device.
+            (Kind::Read | Kind::Fragment, Err(StoreError::Device { .. })) if request.repaired && !has_version => {
+                self.finish(op, Answer::Refused(Status::Corrupt), turn);
+            }
             (_, Err(error)) => self.refused_here(op, status_of(error), turn),
             (Kind::Extents, Ok(Outcome::Extents { count, next })) => {
                 self.finish(op, Answer::Lists { len: count * EXTENT_ENTRY_BYTES, next: next.unwrap_or(0) }, turn);
