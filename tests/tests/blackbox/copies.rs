@@ -27,6 +27,14 @@ pub(crate) fn verify(cluster: &Cluster, regions: &mut [Region]) {
     }
 }
 
+fn wait_until_degraded(cluster: &mut Cluster) {
+    cluster.wait_for_status("shards with a copy less", RESTART, |status| {
+        let pools = status["pools"].as_array().cloned().unwrap_or_default();
+        let pool = pools.iter().find(|pool| pool["name"] == "two");
+        pool.is_some_and(|pool| pool["shards"]["clean"].as_u64() < pool["shards"]["total"].as_u64())
+    });
+}
+
 pub(crate) fn wait_until_clean(cluster: &mut Cluster) {
     cluster.wait_for_status("clean shards", RESTART, |status| {
         let pools = status["pools"].as_array().cloned().unwrap_or_default();
@@ -55,6 +63,8 @@ pub(crate) fn verify_each_copy(cluster: &mut Cluster, areas: &mut [Region]) {
     for number in 0..3 {
         wait_until_clean(cluster);
         cluster.kill(Process::Sds(number));
+        // Before that is known, all would look clean still when the server is back, and the next one would be killed beside it.
+        wait_until_degraded(cluster);
         verify(cluster, areas);
         cluster.begin(Process::Sds(number));
     }
