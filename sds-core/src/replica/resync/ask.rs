@@ -195,6 +195,7 @@ impl Replica {
             (Status::Ok, Owner::Sweep(_)) => self.sweep_answered(sweep, &frame.header, span, turn),
             (Status::Ok, Owner::Visit(visit)) => self.visit_answered_other(visit, frame, span, turn),
             (Status::Corrupt, Owner::Visit(visit)) if self.other_is_damaged(visit, turn) => {}
+            (Status::DeviceFailed, Owner::Visit(visit)) if self.other_cannot_read(visit, turn) => {}
             (Status::NotReady | Status::PayloadDamaged, Owner::Visit(visit)) => self.stall_visit(visit, turn),
             (Status::NotReady | Status::PayloadDamaged | Status::Stopping | Status::MapStale, _) => {
                 if frame.header.map_version > self.view.version() {

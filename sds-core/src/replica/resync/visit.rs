@@ -462,6 +462,19 @@ impl Replica {
     }
 
     /// A run's bytes cannot be had, or are others (`found`): for each block of which that is so, as if that copy had none.
+    /// For a repair only: the other copy's device cannot read what it was asked for. It is asked for less, down to a block; what it cannot read is
+    /// lost there, too. `false` when that was not asked.
+    pub(super) fn other_cannot_read(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) -> bool {
+        let Some(visit) = self.resync.visits.get(id) else { return false };
+        let is_repair = self.resync.sweeps.get(visit.sweep).is_some_and(|sweep| sweep.need == Need::Repair);
+        let Step::Fetching(at) = visit.step else { return false };
+        if !is_repair || visit.decision.as_deref().and_then(|decision| decision.runs.get(at)).is_none_or(|run| run.from_own) {
+            return false;
+        }
+        self.not_fetched(id, at, None, turn);
+        true
+    }
+
     fn not_fetched(&mut self, id: OpId, at: usize, found: Option<&ChecksumList>, turn: &mut Turn<'_, impl Buffers>) {
         let Some(visit) = self.resync.visits.get_mut(id) else { return };
         let Some(decision) = visit.decision.as_deref_mut() else { return };
