@@ -69,6 +69,11 @@ impl World {
                 }
             }
             Phase::Stopping => {
+                // A trouble that was armed before may end a process that stops; it comes back, and is asked again.
+                let is_up = self.processes.iter().all(|process| process.alive);
+                if is_up && self.servers.iter().any(|server| server.machine.is_some() && !server.stopping && !server.stopped) {
+                    self.stop_all();
+                }
                 if self.servers.iter().all(|server| server.stopped) {
                     self.check_memory();
                     let pairs = core::mem::take(&mut self.pairs_at_rest);
