@@ -52,7 +52,10 @@ pub enum ConfigError {
         /// Why.
         error: std::io::Error,
     },
-    /// It is not what is expected.
+    /// It is not TOML, has an unknown key, or a value of the wrong kind.
+    #[error("configuration: {0}")]
+    Syntax(toml::de::Error),
+    /// The same, in a file.
     #[error("configuration {path:?}: {error}")]
     Parse {
         /// Which file.
@@ -85,15 +88,26 @@ impl MdmConfig {
         }
     }
 
+    /// From the text of a file; checked.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(ConfigError::Syntax)?;
+        config.check()?;
+        Ok(config)
+    }
+
     /// From a TOML file; a relative data directory is meant from where the program runs.
     ///
     /// # Errors
     /// When it cannot be read, or says something that cannot be.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
-        let config: Self = toml::from_str(&text).map_err(|error| ConfigError::Parse { path: path.to_owned(), error })?;
-        config.check()?;
-        Ok(config)
+        Self::from_toml(&text).map_err(|error| match error {
+            ConfigError::Syntax(error) => ConfigError::Parse { path: path.to_owned(), error },
+            error @ (ConfigError::Read { .. } | ConfigError::Parse { .. } | ConfigError::Value { .. }) => error,
+        })
     }
 
     /// Checks what the types cannot.
@@ -146,9 +160,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<MdmConfig, String> {
-        let config: MdmConfig = toml::from_str(text).map_err(|error| error.to_string())?;
-        config.check().map_err(|error| error.to_string())?;
-        Ok(config)
+        MdmConfig::from_toml(text).map_err(|error| error.to_string())
     }
 
     #[test]

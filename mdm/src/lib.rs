@@ -17,12 +17,12 @@
 
 pub mod config;
 pub mod log;
+pub mod rest;
 
 mod control;
 mod events;
 mod mdm;
 mod member;
-mod rest;
 
 pub use config::{ConfigError, MdmConfig};
 pub use mdm::{Mdm, MdmError};

@@ -3,6 +3,7 @@
 use crate::copy::{Copy, Image};
 use crate::model::{Left, Protocol};
 use crate::rule::Rule;
+use crate::serve::now;
 use crate::state::{Message, SERVERS, State, server};
 use sds_core::id::{ConnectionNumber, Incarnation};
 
@@ -80,6 +81,7 @@ impl Protocol {
         let (map, generation) = (state.mdm.map, state.mdm.generation);
         let peer_out =
             (0..SERVERS).map(|other| state.servers[other].peer_seen.max(state.servers[other].peer_out).get()).max().unwrap_or(0) + 1;
+        let time = now(state, at);
         let own = &mut state.servers[at];
         own.up = true;
         own.life = life;
@@ -99,6 +101,9 @@ impl Protocol {
         own.joiner_flushed = false;
         own.lease = sds_core::protocol::lease::Lease::default();
         own.granted = sds_core::protocol::lease::Granted::default();
+        if self.scenario.leases && self.on(Rule::GraceOfFormerLives) {
+            own.granted = sds_core::protocol::lease::Granted::by_former_lives(time);
+        }
         if !self.on(Rule::MemberIncarnation) {
             // It takes itself for the member that it was.
             own.settled = true;

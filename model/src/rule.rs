@@ -88,6 +88,8 @@ rules! {
         "leases", "A grant is late: counted from its arrival, the lease outlives the grace, and the old primary answers a stale read.";
     Grace, "grace", "I9", "A promoted copy waits out the grace from its last grant.",
         "leases", "The secondary grants a lease, is promoted and takes a write at once; the old primary, under its lease, answers a stale read.";
+    GraceOfFormerLives, "grace-of-former-lives", "I9", "Who restarts waits out what its former life may have granted.",
+        "lease-restart", "The secondary grants a lease, is promoted, dies and starts again; it has forgotten the grant, takes a write, and the old primary answers a stale read.";
     ReadWaits, "read-waits", "I9", "A read that overlaps an unresolved write waits for it.",
         "failover", "A read returns a write that is not on the secondary; the secondary is promoted, and the next read does not return it.";
     ReadHoldsRange, "read-holds-range", "I9", "A write waits for reads of its blocks that are at the disk.",

@@ -190,6 +190,21 @@ pub fn all() -> Vec<Scenario> {
             ..QUIET
         },
         Scenario {
+            name: "lease-restart",
+            about: "a secondary that was promoted restarts while the old primary may still have its lease",
+            scripts: [&[Read], &[Write(1)]],
+            epochs: 3,
+            crashes: 1,
+            restarts: true,
+            retries: 0,
+            leases: true,
+            ticks: 3,
+            grants: 1,
+            until_answered: true,
+            stale_clients: true,
+            ..QUIET
+        },
+        Scenario {
             name: "joiner-leases",
             about: "a joiner is promoted by a primary that does not know its proposal was committed",
             start: Start::Joining,

@@ -119,7 +119,10 @@ impl Protocol {
             return true;
         }
         let before = state.mdm.at(Epoch::new(own.epoch.get() - 1));
-        let Some(old) = before.in_sync.primary().map(|old| server(old.device)).filter(|old| *old != at) else { return true };
+        let former = before.in_sync.primary().map(|old| server(old.device)).filter(|old| *old != at);
+        // Who restarts may have been promoted in its former life, by a lease that it granted in that.
+        let fell_out = state.entry(at).lapsed.map(|lapsed| server(lapsed.device));
+        let Some(old) = former.or(fell_out) else { return true };
         let stopped = !state.servers[old].up || state.servers[old].epoch >= own.epoch;
         !self.on(Rule::Grace) || own.granted.grace_is_over(now(state, at), &TERMS, stopped)
     }

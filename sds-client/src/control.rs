@@ -226,8 +226,12 @@ async fn read_message(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<MdmTo
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut length = [0; codec::LENGTH_BYTES];
     reader.read_exact(&mut length).await?;
-    let mut bytes = vec![0; codec::framed_length(length).map_err(invalid)?];
-    reader.read_exact(&mut bytes).await?;
+    let length = codec::framed_length(length).map_err(invalid)?;
+    let mut bytes = Vec::new();
+    // Grows with what arrives, not with what was announced.
+    if reader.take(length as u64).read_to_end(&mut bytes).await? < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     codec::decode(&bytes).map_err(invalid)
 }
 

@@ -11,8 +11,22 @@ use serde::de::DeserializeOwned;
 
 const LIMIT: usize = CONTROL_MESSAGE_BYTES_MAX as usize;
 
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_little_endian().with_variable_int_encoding().with_limit::<LIMIT>()
+/// Memory that decoding asks for at most, for each byte of input: a text that claims to be longer than the input is
+/// given room before its bytes are missed ([`decode_any`]).
+pub const DECODE_MEMORY_PER_BYTE: usize = CLAIM_PER_BYTE_MAX * BRACKET_RATIO;
+/// The same, whatever the input: serde reserves up to 1 MiB for a list of claimed length, and lists of lists are two deep.
+pub const DECODE_MEMORY_FIXED: usize = 4 << 20;
+
+/// bincode counts what it decodes by the size of its type: 16 for a `u128` that came in one byte.
+const CLAIM_PER_BYTE_MAX: usize = size_of::<u128>();
+/// Inputs are sorted into brackets by length, each this many times the one before.
+const BRACKET_RATIO: usize = 16;
+const SMALL: usize = MEDIUM / BRACKET_RATIO;
+const MEDIUM: usize = LARGE / BRACKET_RATIO;
+const LARGE: usize = LIMIT / BRACKET_RATIO;
+
+const fn config() -> bincode::config::Configuration {
+    bincode::config::standard().with_little_endian().with_variable_int_encoding()
 }
 
 /// Why bytes are not a value, or a value not bytes.
@@ -52,11 +66,23 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if bytes.len() > LIMIT {
         return Err(CodecError::TooLarge(bytes.len()));
     }
-    let (value, used) = bincode::serde::decode_from_slice(bytes, config())?;
+    let (value, used) = decode_any(bytes)?;
     if used != bytes.len() {
         return Err(CodecError::TooLong(bytes.len() - used));
     }
     Ok(value)
+}
+
+/// bincode's limit bounds what it allocates for a text before it looks whether the bytes are there, and it is a constant.
+/// So each bracket of lengths has its own: high enough for any value of that length, whose decoding the limit must not
+/// refuse after its encoding was allowed, and not much higher.
+fn decode_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {
+    match bytes.len() {
+        length if length <= SMALL => bincode::serde::decode_from_slice(bytes, config().with_limit::<{ SMALL * CLAIM_PER_BYTE_MAX }>()),
+        length if length <= MEDIUM => bincode::serde::decode_from_slice(bytes, config().with_limit::<{ MEDIUM * CLAIM_PER_BYTE_MAX }>()),
+        length if length <= LARGE => bincode::serde::decode_from_slice(bytes, config().with_limit::<{ LARGE * CLAIM_PER_BYTE_MAX }>()),
+        _ => bincode::serde::decode_from_slice(bytes, config().with_limit::<{ LIMIT * CLAIM_PER_BYTE_MAX }>()),
+    }
 }
 
 /// Bytes of the length that stands before a message on a stream.

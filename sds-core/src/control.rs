@@ -108,7 +108,7 @@ pub struct DeviceReport {
     /// Its flushed position: the newest block of its log known to be on the medium. 0 where that is not known.
     pub flushed: LogSequence,
     /// Where its log ended when it opened in this process life: if that is before a flushed position it has told, it has forgotten
-    /// (I13). 0 where that is not known.
+    /// (I13). 0 where it is not open, or its log was empty.
     pub log_end: LogSequence,
     /// Its volatile cache, named by the boot of its host: as long as it is the same, no write that was complete is lost. Nil where the
     /// device has no volatile cache.

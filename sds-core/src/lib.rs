@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod buffer;
+pub mod bugs;
 pub mod checksum;
 pub mod cluster;
 pub mod codec;

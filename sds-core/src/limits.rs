@@ -85,6 +85,10 @@ pub const SHARD_ENTRY_BYTES_MAX: u64 = 96;
 /// Most shards of one pool that change roles at once, without a failure.
 pub const HAND_OVERS_PER_MESSAGE_MAX: usize = 128;
 
+/// How often blocks of one read are repaired from the other copy before it fails: a device that loses what repairs write would be
+/// repaired for ever. A repair that does not help is the last.
+pub const REPAIRS_PER_READ_MAX: u8 = 4;
+
 const _: () = {
     assert!(FRAME_PAYLOAD_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
     assert!(FRAME_PAYLOAD_BYTES_MAX <= EXTENT_BYTES);

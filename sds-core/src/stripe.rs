@@ -6,6 +6,7 @@
 //!
 //! Invariant: `locate` and `volume_offset` are inverse to each other over the whole address space.
 
+use crate::bugs::{self, Bug};
 use crate::id::ExtentIndex;
 use crate::limits::{FRAME_PAYLOAD_BYTES_MAX, STRIPE_UNIT_BYTES_DEFAULT, STRIPE_WIDTH_DEFAULT, STRIPE_WIDTH_MAX, VOLUME_BYTES_MAX};
 use crate::unit::{BLOCK_BYTES, ByteOffset, EXTENT_BYTES};
@@ -100,7 +101,11 @@ impl Stripe {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "each quotient is bounded by the assertion or by the extent size")]
     pub fn locate(self, offset: ByteOffset) -> Place {
-        let offset = offset.get();
+        let offset = match offset.get() {
+            wide if bugs::is(Bug::SectorIn32Bits) => wide % (1 << 41),
+            wide if bugs::is(Bug::BlockIn32Bits) => wide % (1 << 44),
+            wide => wide,
+        };
         assert!(offset < VOLUME_BYTES_MAX, "volume offsets are checked against the volume's size first");
         let (set, within) = (offset / self.set_bytes(), offset % self.set_bytes());
         let unit_number = within / u64::from(self.unit);
@@ -124,8 +129,9 @@ impl Stripe {
     /// its stripe unit, or of a run of the largest payload inside it.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "a piece is at most one frame payload")]
-    pub const fn piece_room(self, offset: ByteOffset) -> u32 {
-        let piece = if self.unit < FRAME_PAYLOAD_BYTES_MAX { self.unit } else { FRAME_PAYLOAD_BYTES_MAX };
+    pub fn piece_room(self, offset: ByteOffset) -> u32 {
+        let piece =
+            if self.unit < FRAME_PAYLOAD_BYTES_MAX && !bugs::is(Bug::PieceCrossesStripeUnit) { self.unit } else { FRAME_PAYLOAD_BYTES_MAX };
         piece - (offset.get() % piece as u64) as u32
     }
 }

@@ -145,6 +145,24 @@ fn a_length_is_not_believed_before_its_bytes_are_there() {
     assert!(decode::<String>(&bytes).is_err());
 }
 
+/// These few bytes had room made for 60 MiB before the text was missed (fuzz target `control_sds`).
+#[test]
+fn room_for_a_text_is_made_by_the_length_of_the_message() {
+    let mut bytes = vec![252];
+    bytes.extend((60_u32 << 20).to_le_bytes());
+    let Err(CodecError::Decode(refusal)) = decode::<String>(&bytes) else { panic!("there is no text") };
+    assert_eq!(refusal.to_string(), bincode::error::DecodeError::LimitExceeded.to_string());
+}
+
+/// The limit counted a number by its type, not by its bytes: what was encoded within it was refused when it was read back.
+#[test]
+fn a_large_list_of_small_numbers_comes_back() {
+    let numbers = vec![1_u128; 5 << 20];
+    let bytes = encode(&numbers).unwrap();
+    assert!(bytes.len() < CONTROL_MESSAGE_BYTES_MAX as usize / 8);
+    assert_eq!(decode::<Vec<u128>>(&bytes).unwrap(), numbers);
+}
+
 #[test]
 fn what_is_over_the_limit_is_refused_both_ways() {
     let over = vec![0_u8; CONTROL_MESSAGE_BYTES_MAX as usize + 1];

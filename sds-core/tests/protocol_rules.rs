@@ -58,6 +58,21 @@ fn a_member_goes_on_alone_above_every_used_sequence() {
     assert_eq!(next.lapsed, Some(Lapsed { device: DeviceId::new(1), complete: ShardSequence::new(7) }));
 }
 
+/// Simulator seed 9002526: a promoted copy counts numbers as complete that it has skipped. In its next life, or another's, they must not be
+/// given out: a copy that returns is not given what is not above what was complete on it.
+#[test]
+fn an_epoch_begins_above_what_is_complete_on_a_copy_that_fell_out() {
+    let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
+    let skipped = Change::Shrink { complete: ShardSequence::new(1_123) };
+    let next = decide(&pair, Some(member(2, 1)), skipped, [1, 1], [false; 2]).expect("a member may");
+    assert_eq!(next.first_sequence, ShardSequence::new(1_124));
+    let again = form_again(&next, [false; 2]);
+    assert_eq!((again.lapsed, again.first_sequence), (next.lapsed, next.first_sequence), "also when no more was reserved");
+    let all = Change::Shrink { complete: ShardSequence::new(u64::MAX) };
+    let next = decide(&pair, Some(member(2, 1)), all, [1, 1], [false; 2]).expect("a member may");
+    assert_eq!(next.first_sequence, ShardSequence::new(u64::MAX), "what cannot be is no overflow");
+}
+
 #[test]
 fn who_restarted_may_not_go_on_alone() {
     let pair = entry(InSync::pair(member(1, 1), member(2, 1)));
@@ -279,6 +294,36 @@ fn a_cache_that_survived_settles_alone() {
     let survivor = Exhibit { records: &log, medium: Some(Checksum::new(30)), cache_lost: false };
     let lost = Exhibit { records: &short, medium: Some(old.checksum), cache_lost: true };
     assert_eq!(settle(&survivor, &lost), Plan::Take { from: Side::Primary, checksum: Checksum::new(30), unrecorded: true });
+}
+
+/// The other copy has recorded a later write, and its bytes; found by the pair model.
+#[test]
+fn damage_beside_a_later_write_of_the_other_copy_is_not_taken_for_an_overwrite() {
+    let (first, both) = ([record(1, 10)], [record(1, 10), record(2, 20)]);
+    let damaged = Exhibit { records: &first, medium: Some(Checksum::new(30)), cache_lost: false };
+    let lost = Exhibit { records: &both, medium: Some(Checksum::new(20)), cache_lost: true };
+    let good = Checksum::new(20);
+    assert_eq!(settle(&damaged, &lost), Plan::Take { from: Side::Secondary, checksum: good, unrecorded: false });
+    assert_eq!(settle(&lost, &damaged), Plan::Take { from: Side::Primary, checksum: good, unrecorded: false });
+}
+
+/// A freed extent has no record left; the other copy has lost the trim with its cache.
+#[test]
+fn a_trim_that_survived_is_not_undone_by_a_record_of_a_copy_that_lost_its_cache() {
+    let (nothing, log) = ([record(0, Checksum::ZERO_BLOCK.get())], [record(1, 10)]);
+    let freed = Exhibit { records: &nothing, medium: Some(Checksum::ZERO_BLOCK), cache_lost: false };
+    let lost = Exhibit { records: &log, medium: Some(Checksum::new(10)), cache_lost: true };
+    assert_eq!(settle(&freed, &lost), Plan::Take { from: Side::Primary, checksum: Checksum::ZERO_BLOCK, unrecorded: false });
+}
+
+#[test]
+fn damage_of_a_survivor_gives_way_to_what_it_recorded_last() {
+    let log = [record(1, 10)];
+    let damaged = Exhibit { records: &log, medium: Some(Checksum::new(30)), cache_lost: false };
+    let lost = Exhibit { records: &log, medium: Some(Checksum::new(10)), cache_lost: true };
+    let right = |from| Plan::Take { from, checksum: Checksum::new(10), unrecorded: false };
+    assert_eq!(settle(&damaged, &lost), right(Side::Secondary));
+    assert_eq!(settle(&lost, &damaged), right(Side::Primary));
 }
 
 #[test]

@@ -25,6 +25,11 @@ fn data_writes(pair: &Pair) -> u64 {
 /// A write of Alice's as it goes to the secondary, taken off the wire, and the request.
 fn replicate(pair: &mut Pair) -> (Flight, RequestId) {
     let alice = pair.nodes[0].login(ALICE, 1);
+    replicate_of(pair, alice)
+}
+
+/// The same over a link that is there.
+fn replicate_of(pair: &mut Pair, alice: LinkId) -> (Flight, RequestId) {
     let request = pair.nodes[0].write(alice, 0, 0, &block(7));
     pair.collect();
     let place = pair.flights[1].iter().position(|flight| flight.frame.header.opcode == Opcode::Replicate).unwrap();
@@ -70,6 +75,26 @@ fn what_cannot_be_over_yet_is_not_believed_to_be() {
 fn an_extent_of_another_shard_is_refused() {
     refused(|header| header.extent = ExtentIndex::new(1), Status::Invalid);
     refused(|header| header.volume = VolumeId::new(31), Status::Invalid);
+}
+
+#[test]
+fn what_a_visit_that_was_given_up_still_reads_is_not_written_meanwhile() {
+    let mut pair = Pair::serving();
+    let alice = pair.nodes[0].login(ALICE, 1);
+    let (first, _) = replicate_of(&mut pair, alice);
+    pair.arrive(1, &first);
+    pair.run();
+    let (second, _) = replicate_of(&mut pair, alice);
+    let question = RequestId::new(1 << 63 | 5);
+    let header = Header { opcode: Opcode::Medium, request: question, ..second.frame.header };
+    let medium = Flight { link: second.link, frame: Frame::bare(header), bytes: Vec::new() };
+    pair.arrive(1, &medium);
+    assert_eq!(pair.nodes[1].sent.len(), 1, "it is read from the medium");
+    pair.arrive(1, &second);
+    assert_eq!(pair.nodes[1].sent.len(), 1, "the write waits for whoever reads where it goes");
+    pair.nodes[1].drain();
+    let answers: Vec<u64> = pair.nodes[1].flights.iter().map(|flight| flight.frame.header.request.get()).collect();
+    assert_eq!(answers, [question.get(), second.frame.header.request.get()]);
 }
 
 #[test]

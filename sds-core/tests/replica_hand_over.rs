@@ -36,22 +36,6 @@ fn leads(pair: &mut Pair, at: usize) -> bool {
     pair.governor().entries.iter().all(|entry| entry.in_sync.members() == [member(at), member(1 - at)])
 }
 
-/// The copies are one, block by block, as either would serve them alone.
-fn assert_one(pair: &mut Pair) {
-    pair.run_for(MS(1500));
-    pair.mdm = None;
-    let lives = [0, 1].map(|at| sds_core::map::Member { device: member(at).device, incarnation: pair.nodes[at].incarnation });
-    pair.held = [true; 2];
-    pair.cut();
-    for (at, life) in lives.into_iter().enumerate() {
-        pair.place(9999, sds_core::map::InSync::sole(life), 1 << 40, None);
-        pair.push_to(&[at]);
-    }
-    pair.run_for(MS(1500));
-    let first = pair.contents_alone(0, 9999, 4, 12);
-    assert!(first == pair.contents_alone(1, 9999, 4, 12), "the copies are one");
-}
-
 #[test]
 fn roles_change_and_the_new_primary_serves_at_once() {
     let (mut pair, mut user) = written();
@@ -66,7 +50,7 @@ fn roles_change_and_the_new_primary_serves_at_once() {
         assert_eq!(user.waits(), 0, "no grace is waited out: the former primary has confirmed");
         user.check_all(&mut pair);
     }
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 #[test]
@@ -85,7 +69,7 @@ fn what_was_begun_is_complete_on_both_before_the_mdm_is_asked() {
         user.collect(&mut pair);
         user.forget(0);
         user.check_all(&mut pair);
-        assert_one(&mut pair);
+        pair.assert_one(4);
     }
 }
 
@@ -105,7 +89,7 @@ fn what_cannot_be_drained_is_served_on() {
     pair.run_for(MS(200));
     user.collect(&mut pair);
     assert_eq!((user.waits(), User::primary(&pair, 0).0), (0, 0), "given up; it may be asked for again");
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 #[test]
@@ -127,7 +111,7 @@ fn nothing_is_served_between_the_proposal_and_the_next_epoch() {
     user.collect(&mut pair);
     user.forget(0);
     user.check_all(&mut pair);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 #[test]

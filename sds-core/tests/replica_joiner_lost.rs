@@ -32,16 +32,6 @@ fn returning(steps: usize) -> (Pair, User) {
     (pair, user)
 }
 
-fn heal(pair: &mut Pair) {
-    for _ in 0..200 {
-        pair.run_for(MS(100));
-        if pair.governor().is_clean() {
-            return pair.run_for(MS(100));
-        }
-    }
-    panic!("not clean: {:?}", pair.governor().entries[0]);
-}
-
 #[test]
 fn a_flush_does_not_wait_for_a_joiner_that_is_lost() {
     for steps in 0..160 {
@@ -96,7 +86,7 @@ fn a_joiner_that_fails_after_it_was_proposed_is_dropped() {
         assert_eq!(user.waits(), 0, "after {steps} steps: {:?}", pair.governor().entries[0]);
         assert!(pair.governor().entries.iter().all(|entry| entry.in_sync == InSync::sole(member(0))));
         pair.hung[1] = false;
-        heal(&mut pair);
+        pair.heal();
         user.check_all(&mut pair);
     }
 }
@@ -104,7 +94,7 @@ fn a_joiner_that_fails_after_it_was_proposed_is_dropped() {
 #[test]
 fn a_secondary_that_hears_late_of_its_epoch_still_learns_that_it_is_settled() {
     let (mut pair, mut user) = returning(0);
-    heal(&mut pair);
+    pair.heal();
     pair.kill(0, true);
     pair.kill(1, true);
     user.forget(0);

@@ -279,6 +279,66 @@ fn a_promoted_secondary_waits_out_the_grace() {
     assert_eq!(read_at_the_promoted(&mut pair, 3, MS(250)), Some(Status::Ok), "1.2 s after its last grant");
 }
 
+/// Simulator seed 22000274: it had granted a lease, was promoted, and was killed and started again before the grace was over.
+#[test]
+fn a_promoted_copy_that_restarts_waits_out_what_its_former_life_granted() {
+    let mut pair = promoted_and_restarted();
+    assert_eq!(read_at_the_restarted(&mut pair, 101, MS(1150)), Some(Status::NotReady), "I9: the old primary may still answer reads");
+    assert_eq!(read_at_the_restarted(&mut pair, 102, MS(100)), Some(Status::Ok), "1.2 s after it began");
+}
+
+#[test]
+fn a_restarted_copy_waits_no_longer_when_the_old_primary_knows() {
+    let mut pair = promoted_and_restarted();
+    pair.governor().hears[0] = true;
+    pair.publish();
+    pair.held = [false; 2];
+    pair.run_for(MS(400));
+    assert_eq!(read_at_the_restarted(&mut pair, 101, MS(100)), Some(Status::Ok));
+}
+
+/// Simulator seed 26002920: the primary was cut off from the MDM meanwhile, and went on with its old numbers.
+#[test]
+fn a_primary_that_missed_epochs_numbers_as_the_newest_says() {
+    let mut pair = Pair::serving();
+    pair.place(2, InSync::sole(member(1)), 1000, None);
+    pair.push_to(&[1]);
+    pair.place(4, InSync::pair(member(0), member(1)), 5000, None);
+    pair.push_to(&[0, 1]);
+    pair.run_for(MS(300));
+    let before = pair.nodes[1].replica.devices()[0].statistics.data_writes;
+    let alice = pair.nodes[0].login(ALICE, 7);
+    let header = pair.nodes[0].header(Opcode::Write, 0, 0, BLOCK_BYTES);
+    let header = Header { connection: ConnectionNumber::new(7), epoch: Epoch::new(4), ..header };
+    let request = pair.nodes[0].send_bytes(alice, header, &block(7));
+    pair.run_for(MS(500));
+    assert_eq!(status_of(&mut pair, request), Some(Status::Ok));
+    assert_eq!(pair.nodes[1].replica.devices()[0].statistics.data_writes, before + 1, "the other copy has it, too");
+}
+
+/// The second node is promoted, and at once in its next life; the first one is cut off.
+fn promoted_and_restarted() -> Pair {
+    let mut pair = Pair::governed();
+    pair.held = [true; 2];
+    pair.governor().hears[0] = false;
+    pair.run_for(MS(1050));
+    pair.kill(1, false);
+    pair.start(1);
+    let entry = pair.governor().entries[0];
+    assert_eq!((entry.in_sync.members().len(), entry.in_sync.primary().unwrap().device), (1, member(1).device));
+    pair
+}
+
+fn read_at_the_restarted(pair: &mut Pair, number: u64, span: Nanos) -> Option<Status> {
+    let epoch = pair.governor().entries[0].epoch;
+    let alice = pair.nodes[1].login(ALICE, number);
+    let header = pair.nodes[1].header(Opcode::Read, 0, 0, BLOCK_BYTES);
+    let header = Header { connection: ConnectionNumber::new(number), epoch, ..header };
+    let request = pair.nodes[1].send(alice, header);
+    pair.run_for(span);
+    pair.nodes[1].answer(request).map(|answer| answer.status())
+}
+
 /// Found by cutting hosts off: what waited for the grace waited for `map_wait` instead when a beacon had come that confirmed nothing of it.
 #[test]
 fn a_beacon_that_ends_no_grace_does_not_make_its_end_forgotten() {

@@ -5,8 +5,10 @@ mod pair_rig;
 mod replica_rig;
 
 use pair_rig::Pair;
+use pair_rig::user::User;
 use replica_rig::*;
 use sds_core::error::Status;
+use sds_core::id::RequestId;
 use sds_core::machine::LinkId;
 use sds_core::replica::interface::Event;
 use sds_core::unit::*;
@@ -27,10 +29,20 @@ fn written(blocks: u8) -> (Pair, LinkId) {
     (pair, alice)
 }
 
-fn read(pair: &mut Pair, alice: LinkId, first: u32, count: u32) -> Result<Vec<u8>, Status> {
+fn ask(pair: &mut Pair, alice: LinkId, first: u32, count: u32) -> RequestId {
     let epoch = pair.governor().entries[shard(0).get() as usize].epoch;
     let header = Header { epoch, ..pair.nodes[0].header(Opcode::Read, 0, first * BLOCK_BYTES, count * BLOCK_BYTES) };
-    let request = pair.nodes[0].send(alice, header);
+    pair.nodes[0].send(alice, header)
+}
+
+fn step(pair: &mut Pair, steps: u32) {
+    (0..steps).for_each(|_| {
+        let _ = pair.step();
+    });
+}
+
+fn read(pair: &mut Pair, alice: LinkId, first: u32, count: u32) -> Result<Vec<u8>, Status> {
+    let request = ask(pair, alice, first, count);
     pair.run_for(MS(300));
     let answer = pair.nodes[0].answer(request).expect("answered");
     if answer.status() == Status::Ok { Ok(answer.bytes) } else { Err(answer.status()) }
@@ -173,12 +185,8 @@ fn a_repair_that_a_broken_link_cuts_short_is_tried_again() {
     for steps in 0..40 {
         let (mut pair, alice) = written(4);
         assert!(pair.nodes[0].disks[0].flip_first_of(3));
-        let epoch = pair.governor().entries[shard(0).get() as usize].epoch;
-        let header = Header { epoch, ..pair.nodes[0].header(Opcode::Read, 0, 0, 4 * BLOCK_BYTES) };
-        let request = pair.nodes[0].send(alice, header);
-        (0..steps).for_each(|_| {
-            let _ = pair.step();
-        });
+        let request = ask(&mut pair, alice, 0, 4);
+        step(&mut pair, steps);
         pair.cut();
         pair.run_for(MS(700));
         let first = pair.nodes[0].answer(request).expect("answered");
@@ -205,7 +213,7 @@ fn an_extent_that_nobody_can_describe_here_is_read_from_the_other_copy_and_repla
         assert!(pair.nodes[damaged].disks[0].flip_descriptors() > 0);
         pair.start(0);
         pair.start(1);
-        let mut user = pair_rig::user::User::default();
+        let mut user = User::default();
         for _ in 0..30 {
             pair.run_for(MS(100));
         }
@@ -239,4 +247,113 @@ fn an_extent_that_nobody_can_describe_here_is_read_from_the_other_copy_and_repla
             assert!(pair.governor().is_clean());
         }
     }
+}
+
+/// Simulator seed 2019211: a sole copy keeps the damaged bytes of an extent that it holds unsettled, and says so, even if the other copy
+/// registers in the middle and the settling is begun anew.
+#[test]
+fn what_is_settled_in_doubt_is_told_though_settling_is_begun_anew() {
+    for steps in 0..60 {
+        let (mut pair, mut user) = (Pair::governed(), User::default());
+        (0..3).for_each(|block| user.write(&mut pair, 0, block));
+        pair.run();
+        pair.kill(1, false);
+        pair.run_for(MS(1500));
+        user.write(&mut pair, 0, 3);
+        pair.run_for(MS(20));
+        user.collect(&mut pair);
+        pair.kill(0, false);
+        assert!(pair.nodes[0].disks[0].flip_first_of(1), "the first write's bytes lie there");
+        pair.start(0);
+        step(&mut pair, steps);
+        pair.start(1);
+        pair.heal();
+        let told = pair.nodes[0].events.iter().any(|event| matches!(event, Event::SettledInDoubt { unrecorded: 1, .. }));
+        assert!(told, "after {steps} steps: {:?}", pair.nodes[0].events);
+        assert_eq!(pair.nodes[0].replica.status().resync.unrecorded, 1, "and counted, once");
+    }
+}
+
+/// Simulator seed 7001638: another block of a read is damaged while the first one is repaired.
+#[test]
+fn a_read_is_repaired_again_if_another_block_is_damaged_meanwhile() {
+    for steps in 0..40 {
+        let (mut pair, alice) = written(8);
+        assert!(pair.nodes[0].disks[0].flip_first_of(3));
+        let request = ask(&mut pair, alice, 0, 8);
+        step(&mut pair, steps);
+        pair.nodes[0].disks[0].flip_first_of(6);
+        pair.run_for(MS(300));
+        let answer = pair.nodes[0].answer(request).expect("answered");
+        assert_eq!((answer.status(), &answer.bytes), (Status::Ok, &contents(1..=8)), "after {steps} steps");
+        pair.nodes.iter().for_each(Node::assert_idle);
+    }
+}
+
+/// Found by the pair model: the joiner had nothing of the extent, so there was nothing that its plan could have said it of.
+#[test]
+fn a_lost_block_of_an_extent_that_a_joiner_never_had_is_an_error_there_and_not_zeroes() {
+    let (mut pair, alice) = written(2);
+    pair.kill(1, false);
+    pair.run_for(MS(1500));
+    let epoch = pair.governor().entries[shard(0).get() as usize].epoch;
+    let header = Header { epoch, ..pair.nodes[0].header(Opcode::Write, 1, 0, BLOCK_BYTES) };
+    let request = pair.nodes[0].send_bytes(alice, header, &block(77));
+    pair.run();
+    let first = pair.nodes[0].answer(request).unwrap();
+    assert_eq!(first.status(), Status::Ok);
+    pair.run_for(MS(3000));
+    assert!(pair.nodes[0].disks[0].flip_first_of(77));
+    rejoin(&mut pair);
+    pair.kill(0, false);
+    pair.run_for(MS(3000));
+    let epoch = pair.governor().entries[shard(0).get() as usize].epoch;
+    let link = pair.nodes[1].login(ALICE, 60);
+    let connection = sds_core::id::ConnectionNumber::new(60);
+    let header = Header { epoch, connection, ..pair.nodes[1].header(Opcode::Read, 1, 0, BLOCK_BYTES) };
+    let request = pair.nodes[1].send(link, header);
+    pair.run_for(MS(100));
+    assert_eq!(pair.nodes[1].answer(request).expect("answered").status(), Status::DeviceFailed);
+}
+
+/// Found by the pair model: it was freed first, and then passed for one that had been trimmed.
+#[test]
+fn a_copy_that_cannot_describe_an_extent_counts_for_nothing_when_both_settle() {
+    let mut replaced = [0; 2];
+    for (damaged, steps) in (0..2).flat_map(|damaged| (0..40).step_by(5).map(move |steps| (damaged, steps))) {
+        let mut pair = Pair::governed();
+        let mut user = User::default();
+        for block in 0..6 {
+            user.write(&mut pair, 0, block);
+            pair.run();
+            user.collect(&mut pair);
+        }
+        // Until pages are written, all of it is in the log: opening it again does that.
+        for _ in 0..2 {
+            (0..2).for_each(|node| pair.kill(node, false));
+            (0..2).for_each(|node| user.forget(node));
+            (0..2).for_each(|node| pair.start(node));
+            pair.heal();
+        }
+        for block in 0..4 {
+            user.write(&mut pair, 0, block);
+        }
+        for _ in 0..steps {
+            pair.step();
+        }
+        user.collect(&mut pair);
+        (0..2).for_each(|node| pair.kill(node, false));
+        (0..2).for_each(|node| user.forget(node));
+        assert!(pair.nodes[damaged].disks[0].flip_descriptors() > 0);
+        (0..2).for_each(|node| pair.start(node));
+        pair.heal();
+        user.check_all(&mut pair);
+        assert!(pair.governor().is_clean(), "damaged {damaged}, {steps} steps");
+        // If nothing of the extent was under way, nobody has looked at it.
+        if pair.nodes.iter().any(|node| node.events.iter().any(|event| matches!(event, Event::ExtentGivenUp { .. }))) {
+            replaced[damaged] += 1;
+            pair.assert_one(1);
+        }
+    }
+    assert!(replaced.iter().all(|count| *count > 0), "{replaced:?}");
 }

@@ -4,41 +4,12 @@
 mod pair_rig;
 mod replica_rig;
 
+use pair_rig::Pair;
 use pair_rig::user::User;
-use pair_rig::{Pair, member};
 use proptest::prelude::*;
 use sds_core::unit::*;
 
 const MS: fn(u64) -> Nanos = Nanos::from_millis;
-
-/// Runs until every shard has two copies again.
-fn heal(pair: &mut Pair) {
-    for _ in 0..200 {
-        pair.run_for(MS(100));
-        if pair.governor().is_clean() && (0..2).all(|at| !pair.refuses[at]) {
-            pair.run_for(MS(100));
-            return;
-        }
-    }
-    let nodes: Vec<_> = pair.nodes.iter().map(|node| (node.replica.status(), node.events.last().cloned())).collect();
-    panic!("not clean: {:?} {nodes:?}", pair.governor().entries[0]);
-}
-
-/// The copies are one, block by block, as either would serve them alone.
-fn assert_one(pair: &mut Pair) {
-    pair.run_for(MS(1500));
-    pair.mdm = None;
-    let lives = [0, 1].map(|at| sds_core::map::Member { device: member(at).device, incarnation: pair.nodes[at].incarnation });
-    pair.held = [true; 2];
-    pair.cut();
-    for (at, life) in lives.into_iter().enumerate() {
-        pair.place(9999, sds_core::map::InSync::sole(life), 1 << 40, None);
-        pair.push_to(&[at]);
-    }
-    pair.run_for(MS(1500));
-    let first = pair.contents_alone(0, 9999, 4, 12);
-    assert!(first == pair.contents_alone(1, 9999, 4, 12), "the copies are one");
-}
 
 #[test]
 fn a_new_pair_settles_and_serves() {
@@ -48,7 +19,7 @@ fn a_new_pair_settles_and_serves() {
     pair.run();
     user.collect(&mut pair);
     user.check(&mut pair, 0, 3);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 #[test]
@@ -70,10 +41,10 @@ fn a_secondary_that_was_away_is_given_what_it_missed_and_no_more() {
     pair.run_for(MS(200));
     user.collect(&mut pair);
     pair.start(1);
-    heal(&mut pair);
+    pair.heal();
     assert_eq!(pair.nodes[0].replica.status().resync.bytes_sent, 5 * 4096);
     user.check_all(&mut pair);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 #[test]
@@ -95,10 +66,10 @@ fn writes_go_on_while_a_copy_joins() {
         }
         user.collect(&mut pair);
     }
-    heal(&mut pair);
+    pair.heal();
     user.collect(&mut pair);
     user.check_all(&mut pair);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 #[test]
@@ -124,9 +95,9 @@ fn what_a_dead_primary_did_not_pass_on_is_not_kept_when_it_returns() {
     assert_eq!(User::primary(&pair, 1).0, 1, "the secondary was promoted");
     user.check(&mut pair, 1, 1);
     pair.start(0);
-    heal(&mut pair);
+    pair.heal();
     user.check_all(&mut pair);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 #[test]
@@ -153,9 +124,9 @@ fn both_copies_settle_after_everything_was_killed() {
         pair.start(0);
         pair.run_for(MS(500));
         pair.start(1);
-        heal(&mut pair);
+        pair.heal();
         user.check_all(&mut pair);
-        assert_one(&mut pair);
+        pair.assert_one(4);
     }
 }
 
@@ -192,9 +163,9 @@ fn an_extent_that_only_one_copy_has_freed_is_one_again_after_both_restarted() {
         user.forget(at);
     }
     (0..2).for_each(|at| pair.start(at));
-    heal(&mut pair);
+    pair.heal();
     user.check_all(&mut pair);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 #[test]
@@ -206,9 +177,9 @@ fn an_extent_that_a_dead_primary_had_freed_is_given_to_it_again() {
     pair.run_for(MS(3000));
     user.check(&mut pair, 1, 3);
     pair.start(0);
-    heal(&mut pair);
+    pair.heal();
     user.check_all(&mut pair);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 /// The copy that has an extent settled takes its plan first: were it last, a crash between the two would leave copies that differ,
@@ -240,9 +211,9 @@ fn settling_that_is_cut_short_anywhere_is_begun_anew() {
                 }
             }
         }
-        heal(&mut pair);
+        pair.heal();
         user.check_all(&mut pair);
-        assert_one(&mut pair);
+        pair.assert_one(4);
     }
 }
 
@@ -263,9 +234,9 @@ fn a_write_that_was_under_way_when_a_copy_began_to_join_is_on_both() {
             node.input(sds_core::replica::interface::Input::Wake);
         }
     }
-    heal(&mut pair);
+    pair.heal();
     assert_eq!(pair.nodes[0].replica.devices()[0].statistics.data_writes, before + 1, "it was in the store");
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 /// While the MDM is away a primary keeps what it could not pass on for as long as it takes: it is never sealed.
@@ -283,9 +254,9 @@ fn what_was_not_passed_on_for_long_is_still_in_question_when_its_primary_returns
     pair.run_for(MS(3000));
     user.check(&mut pair, 2, 3);
     pair.start(0);
-    heal(&mut pair);
+    pair.heal();
     user.check_all(&mut pair);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 /// The same without any restart: it was cut off, and has been replaced.
@@ -300,10 +271,10 @@ fn a_primary_that_was_cut_off_gives_up_what_it_did_not_pass_on() {
     pair.governor().hears[0] = true;
     pair.held = [false; 2];
     pair.publish();
-    heal(&mut pair);
+    pair.heal();
     user.forget(0);
     user.check_all(&mut pair);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 /// Starts a copy that has lost its power, and does something after so many steps of its return.
@@ -331,7 +302,7 @@ fn writes_at_any_moment_of_a_return_are_on_both_copies() {
             (0..4).for_each(|extent| user.write(pair, extent, 5));
             (0..4).for_each(|extent| user.trim(pair, extent, 3));
         });
-        heal(&mut pair);
+        pair.heal();
         user.collect(&mut pair);
         pair.kill(0, false);
         user.forget(0);
@@ -445,10 +416,10 @@ fn run(deeds: &[Deed], everything: bool) {
             pair.start(at);
         }
     }
-    heal(&mut pair);
+    pair.heal();
     user.collect(&mut pair);
     user.check_all(&mut pair);
-    assert_one(&mut pair);
+    pair.assert_one(4);
 }
 
 proptest! {

@@ -226,6 +226,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_shard_is_printed_as_it_is_typed(text in "(\\PC{0,8}/)?\\PC{0,8}(/[0-9+-]{0,12})?") {
+            if let Ok(ShardName { pool, number }) = text.parse::<ShardName>() {
+                let again = format!("{pool}/{number}").parse();
+                proptest::prop_assert_eq!(again, Ok(ShardName { pool, number }));
+            }
+        }
+    }
+
     #[test]
     fn global_flags_may_stand_anywhere() {
         for line in [["sdsctl", "--api", "h:1", "volume", "list"], ["sdsctl", "volume", "list", "--api", "h:1"]] {

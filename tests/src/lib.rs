@@ -15,6 +15,7 @@ pub mod canary;
 pub mod checker;
 pub mod disk;
 pub mod history;
+pub mod marks;
 pub mod mdm;
 pub mod network;
 pub mod pattern;

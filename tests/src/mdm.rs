@@ -6,11 +6,12 @@
 //! Must not know: what a command means.
 
 use crate::pipe::Pipe;
+use crate::schedule::Drifting;
 use sds_core::cluster::Cluster;
 use sds_core::cluster::Command;
 use sds_core::cluster::leader::{Clock, Effect, Input, Leader, LeaderOptions, ProposalId};
 use sds_core::control::{ClientToMdm, MdmToClient, MdmToSds, SdsToMdm};
-use sds_core::id::SystemId;
+use sds_core::id::{DeviceId, LogSequence, SystemId};
 use sds_core::machine::{LinkId, Outbox};
 use sds_core::unit::Nanos;
 use std::collections::BTreeMap;
@@ -74,6 +75,8 @@ enum State {
 pub struct Mdm {
     state: State,
     options: LeaderOptions,
+    /// The clock of its host.
+    drift: Drifting,
     connections: BTreeMap<LinkId, Connection>,
     next: u64,
     /// Under way into the log.
@@ -93,10 +96,10 @@ fn clock(now: Nanos) -> Clock {
 impl Mdm {
     /// Starts to lead.
     #[must_use]
-    pub fn new(system: SystemId) -> Self {
+    pub fn new(system: SystemId, drift: Drifting) -> Self {
         let state = State::Away(Box::new(Cluster::new()));
         let options = LeaderOptions::new(system);
-        Self { state, options, connections: BTreeMap::new(), next: 0, proposals: Vec::new(), term: 0, out: Outbox::new() }
+        Self { state, options, drift, connections: BTreeMap::new(), next: 0, proposals: Vec::new(), term: 0, out: Outbox::new() }
     }
 
     /// The committed state.
@@ -105,6 +108,15 @@ impl Mdm {
         match &self.state {
             State::Leading(leader) => leader.cluster(),
             State::Away(cluster) => cluster,
+        }
+    }
+
+    /// The newest flushed position that it has heard of a device.
+    #[must_use]
+    pub fn flushed_of(&self, device: DeviceId) -> LogSequence {
+        match &self.state {
+            State::Leading(leader) => leader.flushed_heard(device),
+            State::Away(_) => LogSequence::default(),
         }
     }
 
@@ -127,7 +139,7 @@ impl Mdm {
             State::Leading(leader) => State::Leading(leader),
             State::Away(cluster) => {
                 self.term += 1;
-                State::Leading(Box::new(Leader::new(*cluster, self.options.clone(), clock(now))))
+                State::Leading(Box::new(Leader::new(*cluster, self.options.clone(), clock(self.drift.shows(now)))))
             }
         };
     }
@@ -151,7 +163,7 @@ impl Mdm {
     /// Takes an input in and gives what it wants done; nothing while it is down.
     pub fn step(&mut self, now: Nanos, input: Input) -> Vec<Effect> {
         let State::Leading(leader) = &mut self.state else { return Vec::new() };
-        leader.step(clock(now), input, &mut self.out);
+        leader.step(clock(self.drift.shows(now)), input, &mut self.out);
         self.out.drain().collect()
     }
 
@@ -159,7 +171,7 @@ impl Mdm {
     #[must_use]
     pub fn deadline(&self) -> Option<Nanos> {
         match &self.state {
-            State::Leading(leader) => leader.deadline(),
+            State::Leading(leader) => leader.deadline().map(|at| self.drift.when(at)),
             State::Away(_) => None,
         }
     }

@@ -71,6 +71,10 @@ pub struct Troubles {
     pub clean_restart: Every,
     /// A device is slow for a while.
     pub slow_disk: Every,
+    /// A device answers nothing for longer than is waited for it.
+    pub hung_disk: Every,
+    /// A device whose host lost power is found as it was a while before.
+    pub old_disk: Every,
     /// A byte of a data block at rest changes.
     pub flip: Every,
     /// A data write is acknowledged and not done.
@@ -87,6 +91,12 @@ pub struct Troubles {
     pub damaged_payload: Every,
     /// Nothing gets from one process to another, or to or from the MDM, for a while; one way or both.
     pub cut: Every,
+    /// Who proposes a change of shards next, or whom it is about, is cut off, paused or killed at that moment.
+    pub ambush: Every,
+    /// A secondary wakes up and takes its primary for silent, which cannot hear of what comes of it.
+    pub false_silence: Every,
+    /// A server is asked to give shards to their secondaries, however things stand.
+    pub hand_over: Every,
 }
 
 /// A run.
@@ -132,6 +142,8 @@ pub struct Plan {
     pub requests_per_client: u64,
     /// Mean one-way delay between processes.
     pub network_ns: u64,
+    /// By how much clocks of hosts and the MDM's are fast or slow at most, in thousandths; at most [`DRIFT_MAX`].
+    pub drift: u64,
     /// What goes wrong.
     pub troubles: Troubles,
     /// Whether devices may be too small for what is written.
@@ -144,14 +156,18 @@ pub struct Plan {
     pub descriptor_cache_bytes: usize,
 }
 
+/// What reads with a lease bear: of two clocks one may run half as fast again as the other (the grace is that much longer than the
+/// lease), and 1.15 is less than 1.5 times 0.85.
+pub const DRIFT_MAX: u64 = 150;
+
 const SECOND: u64 = 1_000_000_000;
 
 impl Plan {
     /// Draws the run of a seed.
     #[must_use]
     pub fn draw(chance: &mut Prng) -> Self {
-        let servers = usize::try_from(chance.within(1..5)).expect("small");
-        let clients = usize::try_from(chance.within(1..4)).expect("small");
+        let servers = usize::try_from(if chance.chance(1, 4) { chance.within(1..3) } else { chance.within(3..9) }).expect("small");
+        let clients = usize::try_from(chance.within(1..5)).expect("small");
         let devices = if chance.chance(1, 4) { 2 } else { 1 };
         let layout = *chance.pick(&[Layout::Apart, Layout::Apart, Layout::Embedded, Layout::HyperConverged]);
         let volumes: Vec<VolumeSpec> =
@@ -186,6 +202,7 @@ impl Plan {
             duration: Nanos::new(chance.within(60 * SECOND..75 * SECOND)),
             requests_per_client: chance.within(1_000..6_000) / clients as u64 + 200,
             network_ns: *chance.pick(&[5_000, 50_000, 500_000]),
+            drift: *chance.pick(&[0, 1, DRIFT_MAX]),
             troubles: Troubles::draw(chance),
             may_be_full,
             group_commit_wait: Nanos::from_micros(300),
@@ -250,6 +267,7 @@ impl Plan {
             duration: Nanos::new(10 * SECOND),
             requests_per_client: 500,
             network_ns: 50_000,
+            drift: 0,
             troubles: Troubles::default(),
             may_be_full: false,
             group_commit_wait: Nanos::from_micros(300),
@@ -271,6 +289,8 @@ impl Troubles {
             control_loss: every(30, 5, 20),
             clean_restart: every(20, 10, 30),
             slow_disk: every(25, 5, 20),
+            hung_disk: every(15, 15, 40),
+            old_disk: every(30, 6, 15),
             flip: every(15, 5, 20),
             lost_write: every(15, 5, 20),
             misdirected_write: every(10, 5, 20),
@@ -279,6 +299,9 @@ impl Troubles {
             reopen: every(40, 4, 20),
             damaged_payload: every(15, 2, 10),
             cut: every(30, 3, 20),
+            ambush: every(35, 1, 6),
+            false_silence: every(15, 6, 20),
+            hand_over: every(40, 1, 6),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One seed from beginning to end, and its verdict.
 
 use crate::canary::Canary;
+use crate::marks::Marks;
 use crate::plan::Plan;
 use crate::prng::{Prng, mix};
 use crate::trace::Telling;
@@ -23,6 +24,8 @@ pub struct Report {
     pub simulated: Nanos,
     /// What was counted.
     pub counts: Counts,
+    /// What was reached.
+    pub marks: Marks,
     /// Hash of everything that happened.
     pub hash: u64,
     /// How much that was.
@@ -45,6 +48,8 @@ pub fn plan_of(seed: u64, copies: Option<Copies>) -> Plan {
 #[must_use]
 pub fn run_seed(seed: u64, copies: Option<Copies>, canary: Option<Canary>, telling: Telling) -> Report {
     let plan = plan_of(seed, copies);
+    #[cfg(feature = "seeded-bugs")]
+    sds_core::bugs::seed(canary.and_then(Canary::rule));
     if telling == Telling::Aloud {
         println!("seed {seed}: {plan:?}");
     }
@@ -66,6 +71,7 @@ pub fn report(seed: u64, world: &World) -> Report {
         blocks: verdict.blocks,
         simulated: world.now(),
         counts: world.counts(),
+        marks: world.marks().clone(),
         hash: world.trace().hash(),
         events: world.trace().events(),
     }

@@ -1,11 +1,40 @@
-//! The virtual clock and the queue of what is going to happen.
+//! The virtual clock, the clocks of hosts that run beside it, and the queue of what is going to happen.
 //!
 //! Invariants: time never goes back; two things due at the same time happen in the order in which
 //! they were scheduled, so a run is a function of its seed.
 
+use crate::prng::Prng;
 use core::cmp::Reverse;
 use sds_core::unit::Nanos;
 use std::collections::BinaryHeap;
+
+/// A clock that runs a little fast or slow; every host has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drifting {
+    /// How many thousandths of a second it shows for each that passes.
+    per_mille: u64,
+}
+
+impl Drifting {
+    /// One that is fast or slow by at most so many thousandths.
+    pub fn draw(most: u64, chance: &mut Prng) -> Self {
+        Self { per_mille: 1_000 - most + chance.below(2 * most + 1) }
+    }
+
+    /// What it shows at a time.
+    #[must_use]
+    pub const fn shows(self, at: Nanos) -> Nanos {
+        Nanos::new(at.get() / 1_000 * self.per_mille + at.get() % 1_000 * self.per_mille / 1_000)
+    }
+
+    /// From when on it shows at least this.
+    #[must_use]
+    pub const fn when(self, shown: Nanos) -> Nanos {
+        let (whole, rest) = (shown.get() / self.per_mille, shown.get() % self.per_mille);
+        // Never early: a timer fires after its time.
+        Nanos::new((whole * 1_000).saturating_add((rest * 1_000).div_ceil(self.per_mille) + 1))
+    }
+}
 
 #[derive(Debug)]
 struct Due<E> {

@@ -2,51 +2,22 @@
 //!
 //! Each drives the simulated world by hand; the checker of the whole history has the last word.
 
+mod sim_rig;
+
 use sds_core::error::Status;
 use sds_core::map::Copies;
 use sds_core::unit::Nanos;
 use sds_tests::history::Answer;
 use sds_tests::plan::{Layout, Plan};
-use sds_tests::run::{report, run_seed};
+use sds_tests::run::run_seed;
 use sds_tests::trace::Telling;
 use sds_tests::workload::{VolumeSpec, Wish};
 use sds_tests::world::{UserState, World};
-
-const BLOCK: u64 = 4096;
-const MILLISECOND: u64 = 1_000_000;
-const SECOND: u64 = 1_000_000_000;
+use sim_rig::*;
 
 /// A world whose users do only what the scenario says; the first one has its volume open.
 fn world(plan: Plan, seed: u64) -> World {
-    let mut world = World::new(plan, seed, None, Telling::Silent);
-    for client in 0..world.clients() {
-        world.take_over_user(client);
-    }
-    assert!(world.open(0, false), "seed {seed}: the volume opens: {:?}", world.violations());
-    world
-}
-
-fn write(offset: u64, len: u64) -> Wish {
-    Wish::Write { offset, len, durable: false }
-}
-
-fn read(offset: u64, len: u64) -> Wish {
-    Wish::Read { offset, len }
-}
-
-fn trim(offset: u64, len: u64) -> Wish {
-    Wish::Zero { offset, len, trim: true, durable: false }
-}
-
-#[track_caller]
-fn done(world: &mut World, client: usize, wish: Wish) {
-    for answer in world.ask_and_wait(client, wish) {
-        assert!(
-            matches!(answer, Some(Answer::Done | Answer::Data(_) | Answer::Holes(_))),
-            "{wish:?} of client {client} succeeds, not {answer:?}: {:?}",
-            world.violations()
-        );
-    }
+    opened(plan, seed)
 }
 
 /// The status of a request of one piece that fails.
@@ -58,34 +29,10 @@ fn failure(world: &mut World, client: usize, wish: Wish) -> Status {
     }
 }
 
-fn volume_of(world: &World, client: usize) -> u32 {
-    match world.user(client) {
-        UserState::Open { volume, .. } => volume.id.get(),
-        other => panic!("the volume of client {client} is open, not {other:?}"),
-    }
-}
-
 fn restart_server(world: &mut World, server: usize) {
     let process = world.process_of_server(server);
     world.kill(process);
     world.start(process);
-}
-
-/// What everybody saw can be explained, and nothing was noticed on the way.
-#[track_caller]
-fn is_explained(world: &World, seed: u64) {
-    let report = report(seed, world);
-    assert!(report.violations.is_empty(), "seed {seed}: {}", report.violations.join("\n"));
-    assert_eq!(report.undecided, 0, "seed {seed}: everything can be decided");
-    assert!(report.blocks > 0, "seed {seed}: something was checked");
-}
-
-/// Goes through the end of the run: everybody closes and stops, nothing leaks, all is read back.
-#[track_caller]
-fn ends_well(mut world: World, seed: u64) {
-    world.end_troubles();
-    world.run();
-    is_explained(&world, seed);
 }
 
 #[test]

@@ -2,49 +2,20 @@
 //!
 //! The checkers of the whole history and of every step have the last word; what a story alone can see is asserted in it.
 
+mod sim_rig;
+
 use sds_core::cluster::leader::{ApiReply, ApiRequest};
 use sds_core::error::Status;
-use sds_core::unit::Nanos;
 use sds_tests::history::Answer;
 use sds_tests::network::ProcessIndex;
 use sds_tests::plan::Plan;
-use sds_tests::run::report;
-use sds_tests::trace::Telling;
 use sds_tests::workload::{VolumeSpec, Wish};
 use sds_tests::world::{Harm, UserState, World};
-
-const BLOCK: u64 = 4096;
-const MILLISECOND: u64 = 1_000_000;
-const SECOND: u64 = 1_000_000_000;
+use sim_rig::*;
 
 /// A world whose users do only what the scenario says; the first one has its volume open.
 fn world(plan: Plan, seed: u64) -> World {
-    let plan = Plan { duration: Nanos::new(5_000 * SECOND), ..plan };
-    let mut world = World::new(plan, seed, None, Telling::Silent);
-    for client in 0..world.clients() {
-        world.take_over_user(client);
-    }
-    assert!(world.open(0, false), "seed {seed}: the volume opens: {:?}", world.violations());
-    world
-}
-
-fn write(offset: u64, len: u64) -> Wish {
-    Wish::Write { offset, len, durable: false }
-}
-
-fn read(offset: u64, len: u64) -> Wish {
-    Wish::Read { offset, len }
-}
-
-#[track_caller]
-fn done(world: &mut World, client: usize, wish: Wish) {
-    for answer in world.ask_and_wait(client, wish) {
-        assert!(
-            matches!(answer, Some(Answer::Done | Answer::Data(_) | Answer::Holes(_))),
-            "{wish:?} of client {client} succeeds, not {answer:?}: {:?}",
-            world.violations()
-        );
-    }
+    opened(lasting(plan, 5_000), seed)
 }
 
 fn volume(world: &World) -> u32 {
@@ -71,18 +42,6 @@ fn start(world: &mut World, server: usize) {
 #[track_caller]
 fn becomes_whole(world: &mut World, seed: u64) {
     assert!(world.wait_until(World::is_whole), "seed {seed}: every shard gets its second copy back: {:?}", world.violations());
-}
-
-/// Goes through the end of the run: all copies come back, everybody closes and stops, nothing leaks, copies are equal, all
-/// is read back, and what everybody saw can be explained.
-#[track_caller]
-fn ends_well(mut world: World, seed: u64) {
-    world.end_troubles();
-    world.run();
-    let report = report(seed, &world);
-    assert!(report.violations.is_empty(), "seed {seed}: {}", report.violations.join("\n"));
-    assert_eq!(report.undecided, 0, "seed {seed}: everything can be decided");
-    assert!(report.blocks > 0 && report.counts.copies_compared > 0, "seed {seed}: something was checked");
 }
 
 /// The only copy in sync dies; the one that fell out before is there again, and must not speak for the shard (I6, I7).
@@ -256,6 +215,31 @@ fn corrupt_copy_is_no_source_of_repair() {
             let primary = copies(&world, 3)[0];
             kill(&mut world, primary);
             start(&mut world, primary);
+            becomes_whole(&mut world, seed);
+            done(&mut world, 0, read(0, 8 * BLOCK));
+            ends_well(world, seed);
+        }
+    }
+}
+
+/// One host loses power, the other only its process: the second copy settles alone. What was damaged there in an extent that is not sealed yet
+/// must not be taken for an overwrite that was under way (found by seed 240 of its day).
+#[test]
+fn damage_of_the_copy_that_kept_its_cache_is_not_believed() {
+    for seed in 0..6 {
+        for (damaged, harm) in [(0, Harm::Flip(99)), (1, Harm::Flip(4095)), (0, Harm::Unreadable), (1, Harm::Unreadable)] {
+            let mut world = world(Plan::quiet_pair(), seed);
+            // Sealed, and written again: of a first write it would be said that it never happened.
+            done(&mut world, 0, write(0, 8 * BLOCK));
+            world.pass(4 * SECOND);
+            done(&mut world, 0, write(0, 8 * BLOCK));
+            done(&mut world, 0, Wish::Flush);
+            let both = copies(&world, 3);
+            let number = volume(&world);
+            assert!(world.harm(both[damaged], number, 3, harm), "seed {seed}: there is something to damage");
+            kill(&mut world, both[damaged]);
+            world.cut_power_of_server(both[1 - damaged]);
+            both.iter().for_each(|server| start(&mut world, *server));
             becomes_whole(&mut world, seed);
             done(&mut world, 0, read(0, 8 * BLOCK));
             ends_well(world, seed);
@@ -454,6 +438,60 @@ fn copy_that_is_not_the_last_is_not_forced() {
         assert_eq!(world.ask_and_wait(0, Wish::Flush), [Some(Answer::Done)], "seed {seed}: nothing was lost");
         start(&mut world, both[1]);
         becomes_whole(&mut world, seed);
+        ends_well(world, seed);
+    }
+}
+
+/// I13: a device comes back as an image of before, with extents that were in use then. It has forgotten what it had flushed, and is no copy
+/// until it was given everything (simulator seeds 3000090 and 3002486: it told where its log ended only when it had settled).
+#[test]
+fn device_of_an_older_image_is_no_copy() {
+    for seed in 0..6 {
+        for settled in [false, true] {
+            for of in 0..2 {
+                let mut world = world(Plan::quiet_pair(), seed);
+                done(&mut world, 0, write(0, 16 * BLOCK));
+                done(&mut world, 0, Wish::Flush);
+                world.pass(if settled { 4 * SECOND } else { 100 * MILLISECOND });
+                let old = copies(&world, 0)[of];
+                let image = world.image(old);
+                (0..4).for_each(|round| done(&mut world, 0, write(round * BLOCK, 2 * BLOCK)));
+                done(&mut world, 0, Wish::Zero { offset: 8 * BLOCK, len: BLOCK, trim: true, durable: false });
+                done(&mut world, 0, Wish::Flush);
+                world.pass(4 * SECOND);
+                world.bring_back(old, image);
+                start(&mut world, old);
+                done(&mut world, 0, read(0, 16 * BLOCK));
+                becomes_whole(&mut world, seed);
+                let other = copies(&world, 0).into_iter().find(|server| *server != old).expect("two copies");
+                kill(&mut world, other);
+                done(&mut world, 0, read(0, 16 * BLOCK));
+                start(&mut world, other);
+                ends_well(world, seed);
+            }
+        }
+    }
+}
+
+/// The other side of that: a device that comes back with all it had, in the middle of its writes, has forgotten nothing.
+#[test]
+fn device_that_restarts_among_its_writes_has_forgotten_nothing() {
+    for seed in 0..6 {
+        let mut world = world(Plan::quiet_pair(), seed);
+        done(&mut world, 0, write(0, 16 * BLOCK));
+        done(&mut world, 0, Wish::Flush);
+        // Its flushed position is heard of, and its extents are not sealed yet.
+        world.pass(600 * MILLISECOND);
+        done(&mut world, 0, write(0, 4 * BLOCK));
+        let restarted = copies(&world, 0)[usize::from(seed % 2 == 1)];
+        if seed % 3 == 0 {
+            world.cut_power_of_server(restarted);
+        } else {
+            kill(&mut world, restarted);
+        }
+        start(&mut world, restarted);
+        becomes_whole(&mut world, seed);
+        assert_eq!(world.marks().count("cluster/DeviceForgot"), 0, "seed {seed}");
         ends_well(world, seed);
     }
 }

@@ -43,9 +43,9 @@ struct PoolBody {
 }
 
 /// Which shards are asked for.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ShardsQuery {
+pub struct ShardsQuery {
     pool: Option<String>,
     state: Option<ShardState>,
     device: Option<u32>,
@@ -90,7 +90,11 @@ pub(super) fn bytes(bytes: Result<Bytes, BytesRejection>) -> Result<Bytes, Probl
     bytes.map_err(|rejection| Problem::new(rejection.status(), "bad-body", "Unusable body", rejection.body_text()))
 }
 
-pub(super) fn create_volume(bytes: &[u8], headers: &HeaderMap) -> Result<CreateVolume, Problem> {
+/// A volume to be made: the body, and the key among the headers.
+///
+/// # Errors
+/// What is wrong with the body or the key.
+pub fn create_volume(bytes: &[u8], headers: &HeaderMap) -> Result<CreateVolume, Problem> {
     let body: VolumeBody = parse(bytes)?;
     let key = match headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str()) {
         None => None,
@@ -107,12 +111,20 @@ pub(super) fn create_volume(bytes: &[u8], headers: &HeaderMap) -> Result<CreateV
     })
 }
 
-pub(super) fn create_pool(bytes: &[u8]) -> Result<ApiRequest, Problem> {
+/// A pool to be made.
+///
+/// # Errors
+/// What is wrong with the body.
+pub fn create_pool(bytes: &[u8]) -> Result<ApiRequest, Problem> {
     let PoolBody { name, shards, copies } = parse(bytes)?;
     Ok(ApiRequest::CreatePool { name, shards, copies })
 }
 
-pub(super) fn shards(query: Result<Query<ShardsQuery>, QueryRejection>) -> Result<ApiRequest, Problem> {
+/// Which shards are asked for.
+///
+/// # Errors
+/// What is wrong with the query.
+pub fn shards(query: Result<Query<ShardsQuery>, QueryRejection>) -> Result<ApiRequest, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad-query", "Unusable query", detail);
     let Query(ShardsQuery { pool, state, device, limit }) = query.map_err(|rejection| bad(rejection.body_text()))?;
     let limit = limit.unwrap_or(SHARDS_LISTED_DEFAULT);
@@ -128,7 +140,11 @@ pub(super) fn shard(path: Result<Path<(String, u32)>, PathRejection>) -> Result<
     path.map(|Path(shard)| shard).map_err(invalid)
 }
 
-pub(super) fn force_shard((pool, shard): (String, u32), bytes: &[u8]) -> Result<ApiRequest, Problem> {
+/// A shard, named by its pool and number, to be forced.
+///
+/// # Errors
+/// What is wrong with the body.
+pub fn force_shard((pool, shard): (String, u32), bytes: &[u8]) -> Result<ApiRequest, Problem> {
     let ForceBody { device, reason } = parse(bytes)?;
     Ok(ApiRequest::ForceShard { pool, shard, device: DeviceId::new(device), reason })
 }

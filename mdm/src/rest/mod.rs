@@ -17,9 +17,9 @@
 //! Bodies are those of `sds_core::cluster::report` and [`body`]; errors are problem details
 //! ([`problem`]). Invariant: a request body is bounded, and a field it does not know is an error.
 
-mod body;
+pub mod body;
 mod bounded;
-mod problem;
+pub mod problem;
 
 pub(crate) use bounded::Bounded;
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// A problem. `type` is `urn:sds:problem:` and a word.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Problem {
+pub struct Problem {
     #[serde(rename = "type")]
     kind: String,
     title: String,

@@ -280,6 +280,16 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_size_or_none(text in "[0-9+-]{0,21}[KMGkmg]?\\PC{0,3}") {
+            if let Ok(bytes) = size(&text) {
+                proptest::prop_assert_eq!(size(&bytes.to_string()), Ok(bytes));
+            }
+            proptest::prop_assert!(connections(&text).is_ok_and(|number| (1..=65_534).contains(&number)) || connections(&text).is_err());
+        }
+    }
+
     #[test]
     fn sizes_have_suffixes() {
         assert_eq!((size("4096"), size("64M"), size("1g")), (Ok(4096), Ok(64 << 20), Ok(1 << 30)));

@@ -118,6 +118,12 @@ impl Connection {
         self.table.len()
     }
 
+    /// Segments of replies that wait to be taken.
+    #[must_use]
+    pub fn output_segments(&self) -> usize {
+        self.output.len()
+    }
+
     /// Why it is ending, if it is.
     #[must_use]
     pub const fn close_reason(&self) -> Option<CloseReason> {
@@ -133,6 +139,7 @@ impl Connection {
         match &self.phase {
             Phase::Handshake(_) if self.stopping && self.output.is_empty() => Want::Close,
             Phase::Handshake(handshake) if handshake.is_awaiting() => Want::Nothing,
+            Phase::Handshake(_) if self.output.len() >= OUTPUT_SEGMENTS_HIGH => Want::Nothing,
             Phase::Handshake(_) => Want::Staging,
             Phase::Transmission if self.stopping && self.is_drained() => Want::Close,
             Phase::Transmission => match self.inbound {

@@ -1,7 +1,8 @@
 //! The haggling before transmission: greeting, client flags, options. Knows nothing of requests.
 //!
 //! Invariants: at most one option is being worked on, and while its answer is awaited no byte is
-//! looked at; at most [`OPTION_BYTES_MAX`] bytes of a client are kept; an option that is not
+//! looked at; at most [`OPTION_BYTES_MAX`] bytes of a client are kept; a client that does not read its replies is not
+//! read; an option that is not
 //! understood is answered and skipped, a stream that is not the protocol ends the connection.
 
 use super::constants::{
@@ -12,7 +13,7 @@ use super::export::{ExportError, ExportInfo};
 use super::option::{InfoRequests, OPTION_BYTES_MAX, OptionError, decode_info, decode_meta_context, reply, text};
 use super::reply::Output;
 use super::request::Negotiated;
-use super::{CloseReason, Effect, Purpose};
+use super::{CloseReason, Effect, OUTPUT_SEGMENTS_HIGH, Purpose};
 
 #[derive(Debug)]
 enum Stage {
@@ -116,6 +117,8 @@ impl Handshake {
                     self.no_zeroes = flags & u32::from(FLAG_NO_ZEROES) != 0;
                     self.stage = Stage::OptionHeader;
                 }
+                // Who does not read what is answered is not read.
+                Stage::OptionHeader if output.len() >= OUTPUT_SEGMENTS_HIGH => return Progress::More,
                 Stage::OptionHeader => {
                     let Some(header) = self.fill(rest, 16).and_then(|bytes| bytes.first_chunk::<16>().copied()) else {
                         return Progress::More;

@@ -150,7 +150,7 @@ pub struct RegisterDevice {
     pub sequence_ceiling: ShardSequence,
     /// Its flushed position; 0: not known.
     pub flushed: LogSequence,
-    /// Where its log ended when it opened; 0: not known.
+    /// Where its log ended when it opened; 0: it is not open, or its log was empty.
     pub log_end: LogSequence,
     /// The newest flushed position the proposer has heard of it, in whatever life.
     pub heard: LogSequence,

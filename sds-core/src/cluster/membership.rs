@@ -55,7 +55,7 @@ impl Known<'_> {
         // Who is forced may have forgotten what it reserved itself.
         let forced = matches!(proposal.change, Change::Alone { forced: true, .. });
         if forced || device_of_primary(&next) != device_of_primary(entry) {
-            next.first_sequence = ShardSequence::new(ceiling.get().saturating_add(SEQUENCE_HEADROOM));
+            next.first_sequence = next.first_sequence.max(ShardSequence::new(ceiling.get().saturating_add(SEQUENCE_HEADROOM)));
         }
         Ok(next)
     }

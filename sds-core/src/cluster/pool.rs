@@ -3,6 +3,7 @@
 use super::outcome::{Bound, Event, Outcome, Refusal};
 use super::state::{DeletedTree, Losses, Pool};
 use super::{Cluster, name};
+use crate::bugs::{self, Bug};
 use crate::id::{DeviceId, Epoch, PoolId, SdsId, ShardSequence, TreeId};
 use crate::limits::{POOLS_MAX, SHARDS_MAX, SHARDS_PER_POOL_MAX};
 use crate::map::{Copies, InSync, Member, ShardEntry, ShardMap};
@@ -104,7 +105,7 @@ impl Cluster {
             .map(|(id, device)| placement::Target {
                 device: id,
                 sds: device.sds,
-                fault_set: fault_set(device.sds).copied().unwrap_or(u32::MAX),
+                fault_set: if bugs::is(Bug::OneFaultSet) { device.sds.get() } else { fault_set(device.sds).copied().unwrap_or(u32::MAX) },
                 weight: device.capacity.total.get(),
             })
             .collect();

@@ -9,7 +9,8 @@ use super::membership::Known;
 use super::outcome::{Bound, Event, Outcome, Refusal};
 use super::state::{Device, Server, State};
 use super::{Cluster, RegisterDevice, RegisterSds, name};
-use crate::id::{DeviceId, DeviceUuid, Incarnation, LogSequence, PoolId, SdsId};
+use crate::bugs::{self, Bug};
+use crate::id::{DeviceId, DeviceUuid, Incarnation, PoolId, SdsId};
 use crate::limits::{DEVICES_MAX, DEVICES_PER_SDS_MAX, SDS_ADDRESSES_MAX, SDS_MAX};
 use crate::map::Copies;
 use crate::protocol::membership::cache_is_kept;
@@ -196,10 +197,10 @@ impl Cluster {
         if let Some(before) = before {
             let had = before.flushed.max(report.heard);
             (forgot_in, cache_lost_in) = (before.forgot_in, before.cache_lost_in);
-            if begins && !cache_is_kept(before.cache, report.cache) {
+            if begins && !cache_is_kept(before.cache, report.cache) && !bugs::is(Bug::CacheLossNotRecorded) {
                 cache_lost_in = Some(incarnation);
             }
-            if begins && report.log_end > LogSequence::default() && report.log_end < had {
+            if begins && report.log_end < had {
                 events.push(Event::DeviceForgot { device: id, flushed: had, found: report.log_end });
                 forgot_in = Some(incarnation);
             } else {

@@ -7,6 +7,7 @@
 use super::outcome::{Bound, Event, Outcome, Refusal};
 use super::state::Session;
 use super::{Cluster, OpenSession, name, rfc3339};
+use crate::bugs::{self, Bug};
 use crate::control::Opened;
 use crate::id::{ClientId, SessionGeneration, VolumeId};
 use crate::limits::SESSIONS_PER_VOLUME_MAX;
@@ -18,7 +19,8 @@ impl Cluster {
         let Some((id, volume)) = self.volume_by_name(&open.volume) else {
             return Err(Refusal::NoVolume { name: open.volume.chars().take(crate::limits::NAME_BYTES_MAX).collect() });
         };
-        let in_the_way = |session: &Session| session.client != open.client && excludes(open.mode, session.mode);
+        let in_the_way =
+            |session: &Session| session.client != open.client && excludes(open.mode, session.mode) && !bugs::is(Bug::SessionNotExclusive);
         let is_orphan = |session: &Session| open.orphans.contains(&session.generation);
         if let Some(session) = volume.sessions.iter().find(|session| in_the_way(session) && !open.force && !is_orphan(session)) {
             let (holder, since) = (session.holder.clone(), rfc3339(session.since_ms));

@@ -3,6 +3,7 @@
 //! Invariant I4: the set returned here contains every set that the MDM could promote from. It shrinks only by a
 //! configuration that was *learnt* as committed, and grows before the proposal that makes a joiner a member is sent.
 
+use crate::bugs::{self, Bug};
 use crate::id::Epoch;
 use crate::map::{Member, ShardEntry};
 
@@ -16,7 +17,9 @@ pub fn needed(entry: &ShardEntry, proposed_joiner: Option<Member>) -> impl Itera
 /// record, each having accepted it at that epoch.
 #[must_use]
 pub fn may_acknowledge(entry: &ShardEntry, proposed_joiner: Option<Member>, complete: impl Fn(Member) -> bool) -> bool {
-    entry.in_sync.primary().is_some() && needed(entry, proposed_joiner).all(complete)
+    entry.in_sync.primary().is_some()
+        && needed(entry, proposed_joiner)
+            .all(|member| complete(member) || (bugs::is(Bug::SecondCopyNotAwaited) && entry.in_sync.primary() != Some(member)))
 }
 
 /// Whether a FLUSH, complete on all of [`needed`], may succeed for writes of which the oldest was acknowledged at epoch
@@ -24,7 +27,7 @@ pub fn may_acknowledge(entry: &ShardEntry, proposed_joiner: Option<Member>, comp
 /// kept ([`ShardEntry::cache_lost_in`], set by [`super::membership::commit`]); what was acknowledged before it and not flushed may be gone, and the FLUSH fails once.
 #[must_use]
 pub fn flush_may_succeed(oldest_write: Epoch, cache_lost_in: Epoch) -> bool {
-    cache_lost_in <= oldest_write
+    cache_lost_in <= oldest_write || bugs::is(Bug::FlushLossIgnored)
 }
 
 /// Whether a copy may record an extent as sealed: all of it flushed here, and no write to it unresolved on the other copy.

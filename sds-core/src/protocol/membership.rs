@@ -4,6 +4,7 @@
 //! know what became of its proposal looks at the entry: it is there, or it can no longer come.
 
 use super::settle;
+use crate::bugs::{self, Bug};
 use crate::id::{BootId, DeviceId, Epoch, Incarnation, MapVersion, ShardSequence};
 use crate::limits::IN_SYNC_MAX;
 use crate::map::{InSync, Lapsed, Member, ShardEntry};
@@ -98,7 +99,7 @@ pub struct Registered {
 /// named by the boot of the host whose power it lives on; nil where it is not volatile.
 #[must_use]
 pub fn cache_is_kept(before: BootId, now: BootId) -> bool {
-    before.is_nil() || before == now
+    before.is_nil() || before == now || bugs::is(Bug::CacheLossNotSeen)
 }
 
 /// What the MDM gives an epoch to begin with.
@@ -147,7 +148,7 @@ pub fn commit(
     registered: impl Fn(DeviceId) -> Option<Registered>,
     beginning: Beginning,
 ) -> Result<ShardEntry, Refused> {
-    if proposal.base != entry.epoch {
+    if proposal.base != entry.epoch && !bugs::is(Bug::ProposalOfOtherEpoch) {
         return Err(Refused::OtherEpoch);
     }
     let members = entry.in_sync.members();
@@ -245,6 +246,10 @@ pub fn commit(
             return Err(Refused::NotInSync);
         }
     }
+    // What is told complete may be above all numbers that were given out, or reserved: who leads next must not give out one below it, which
+    // would not be given to the copy that fell out when it returns (I8).
+    let complete = next.lapsed.map(|lapsed| lapsed.complete).unwrap_or_default();
+    next.first_sequence = next.first_sequence.max(ShardSequence::new(complete.get().saturating_add(1)));
     Ok(next)
 }
 

@@ -7,6 +7,7 @@
 //! The copy flushes after it took the outcome and before it serves; what is complete on the other is known when both have.
 //! A zero or unwritten state counts as the checksum that stands for it, not raw bytes.
 
+use crate::bugs::{self, Bug};
 use crate::checksum::Checksum;
 use crate::id::Version;
 use crate::map::ShardEntry;
@@ -76,7 +77,7 @@ pub enum Plan {
 /// cache lost before it would count no more, and nobody could tell.
 #[must_use]
 pub fn is_for_settling(entry: &ShardEntry) -> bool {
-    entry.cache_lost.contains(&true)
+    entry.cache_lost.contains(&true) && !bugs::is(Bug::ServedWhileSettling)
 }
 
 fn take(from: Side, checksum: Checksum) -> Plan {
@@ -97,13 +98,24 @@ pub fn settle_alone(side: Side, copy: &Exhibit<'_>) -> Plan {
     }
 }
 
+/// The cache of one survived and the other's did not. All that was acknowledged is recorded on the survivor, so bytes of no record there are
+/// those of a write that nobody was told of, or damage: what it recorded last counts, or what the other recorded later, if the other has that.
+fn settle_survivor((side, survivor): (Side, &Exhibit<'_>), (other_side, other): (Side, &Exhibit<'_>)) -> Plan {
+    let counts = |record: &Record| Some(*record) >= survivor.newest() && Some(record.checksum) == other.medium;
+    let good = survivor.newest().into_iter().chain(other.newest()).find(counts);
+    match (survivor.record_of_medium(), good) {
+        (None, Some(record)) => take(other_side, record.checksum),
+        (Some(_), _) | (None, None) => settle_alone(side, survivor),
+    }
+}
+
 /// Both members restarted.
 #[must_use]
 pub fn settle(primary: &Exhibit<'_>, secondary: &Exhibit<'_>) -> Plan {
     // A cache that survived holds all that was acknowledged; the logs of the other would only mislead.
     match (primary.cache_lost, secondary.cache_lost) {
-        (false, true) if primary.medium.is_some() => return settle_alone(Side::Primary, primary),
-        (true, false) if secondary.medium.is_some() => return settle_alone(Side::Secondary, secondary),
+        (false, true) if primary.medium.is_some() => return settle_survivor((Side::Primary, primary), (Side::Secondary, secondary)),
+        (true, false) if secondary.medium.is_some() => return settle_survivor((Side::Secondary, secondary), (Side::Primary, primary)),
         _ => {}
     }
     let sides = [(Side::Primary, primary), (Side::Secondary, secondary)];

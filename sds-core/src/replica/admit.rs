@@ -8,7 +8,9 @@
 
 use super::interface::DeviceSlot;
 use super::request::{Kind, Route};
+use super::view::pair::JoinStage;
 use super::view::{Standing, View};
+use crate::bugs::{self, Bug};
 use crate::error::Status;
 use crate::id::{ClientId, DeviceId, LayerId, MapVersion, PoolId, ShardId, VolumeId};
 use crate::shard::shard_of;
@@ -92,7 +94,10 @@ fn check_session<'v>(kind: Kind, header: &Header, client: ClientId, view: &'v Vi
         let may_come = header.volume != VolumeId::default() && (sender_is_ahead || view.version() == MapVersion::default());
         return Err(if may_come { wait(Status::NotReady) } else { Verdict::Refuse(Status::NoVolume) });
     };
-    let session = volume.sessions.iter().find(|session| session.client == client && session.generation == header.generation);
+    let session = volume
+        .sessions
+        .iter()
+        .find(|session| session.client == client && session.generation == header.generation || bugs::is(Bug::StaleSessionServed));
     let Some(session) = session else {
         let highest = volume.sessions.iter().map(|session| session.generation).max().unwrap_or_default();
         // I3: below what is applied is fenced; above it is from a view that has not come.
@@ -206,9 +211,10 @@ fn check_flush(header: &Header, relied_on: &CacheIds, volume: &VolumeView, view:
     Verdict::Serve(Route { slot, key: ExtentKey::default(), range, pool: volume.pool, shard: header.shard, epoch })
 }
 
-/// Whether a shard has more than one copy in sync.
+/// Whether a shard has more than one copy in sync, or may have: a joiner that was proposed may have been taken in, and be serving without us.
 pub(super) fn has_another_copy(pool: PoolId, shard: ShardId, view: &View) -> bool {
     view.entry(pool, shard).is_some_and(|entry| entry.in_sync.members().len() > 1)
+        || view.pair(pool, shard).is_some_and(|pair| pair.joiner == Some(JoinStage::Proposed))
 }
 
 /// Whether a device is ours and has failed.

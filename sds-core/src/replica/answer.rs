@@ -3,15 +3,17 @@
 //! Invariants: a request ends once: its lock, its buffers and its place on its link are given back
 //! together; a request that lost its link while in the store is seen to its end without an answer (I10).
 
-use super::admit::{self, DeviceTable, Serving};
+use super::admit::{DeviceTable, Serving};
 use super::interface::{DeviceSlot, Effect};
 use super::request::{Half, Kind, Request, Stage};
 use super::{Replica, Turn};
 use crate::buffer::{Buffers, Span};
+use crate::bugs::{self, Bug};
 use crate::checksum::{Checksum, ChecksumList};
 use crate::collections::OpId;
 use crate::error::Status;
 use crate::exchange::{BLOCKS_BYTES, EXTENT_ENTRY_BYTES};
+use crate::limits::REPAIRS_PER_READ_MAX;
 use crate::machine::LinkId;
 use crate::store::interface::{BlockSet, Outcome, StoreError};
 use crate::unit::BLOCK_BYTES;
@@ -47,9 +49,10 @@ impl Replica {
             device.came_back();
         }
         let may_answer = self.peers.is_empty() || self.may_answer(op);
-        let other_goes_on = self.devices.serving(slot) == Serving::Failed && self.has_another_copy(op);
+        let other_goes_on =
+            self.devices.serving(slot) == Serving::Failed && self.requests.get(op).is_some_and(|request| self.has_other_copy(request));
         let repairable = result.is_err_and(|error| self.may_repair(op, error));
-        let other_replaces = result.is_err_and(|error| self.lost_an_extent(op, error));
+        let other_replaces = result.is_err_and(|error| self.is_for_the_other(op, error));
         let Some(request) = self.requests.get_mut(op) else { unreachable!("I10: what is in the store is never dropped") };
         let reads_first = request.kind == Kind::Fragment && request.merged.is_none();
         let waits_for_other = request.remote != Half::Idle;
@@ -57,6 +60,12 @@ impl Replica {
             Ok(_) => Half::Done,
             Err(error) => Half::Refused(status_of(error)),
         };
+        if bugs::is(Bug::LockEndsWithOwnCopy)
+            && waits_for_other
+            && let Some(lock) = request.lock.take()
+        {
+            self.locks.release(lock);
+        }
         let (party_waits, has_version) = (request.link.is_some(), request.version.is_some());
         match (request.kind, result) {
             (_, _) if waits_for_other => self.progress(op, turn),
@@ -79,8 +88,12 @@ impl Replica {
             (_, Err(_)) if repairable => self.repair(op, turn),
             (_, Err(_)) if other_replaces => self.give_shard_up(op, turn),
             // Nobody has its bytes: that is said of these blocks, not of the device.
-            (Kind::Read | Kind::Fragment, Err(StoreError::Device { .. })) if request.repaired && !has_version => {
+            (Kind::Read | Kind::Fragment, Err(StoreError::Device { .. })) if request.repairs >= REPAIRS_PER_READ_MAX && !has_version => {
                 self.finish(op, Answer::Refused(Status::Corrupt), turn);
+            }
+            (Kind::Blocks, Err(error @ StoreError::Descriptor)) | (Kind::Copy, Err(error @ StoreError::NoSpace)) => {
+                self.cannot_settle(op);
+                self.refused_here(op, status_of(error), turn);
             }
             (_, Err(error)) => self.refused_here(op, status_of(error), turn),
             (Kind::Extents, Ok(Outcome::Extents { count, next })) => {
@@ -131,11 +144,6 @@ impl Replica {
             ) => unreachable!("a store answers what it was asked, not {:?} with {outcome:?}", request.kind),
         }
         self.pump(slot, turn);
-    }
-
-    fn has_another_copy(&self, op: OpId) -> bool {
-        let route = self.requests.get(op).and_then(|request| request.route);
-        route.is_some_and(|route| admit::has_another_copy(route.pool, route.shard, &self.view))
     }
 
     fn may_answer(&self, op: OpId) -> bool {
@@ -277,6 +285,9 @@ fn merge(request: &Request, turn: &mut Turn<'_, impl Buffers>) -> ChecksumList {
     fragment.copy_from_slice(turn.buffers.bytes(span));
     let start = (request.header.offset % BLOCK_BYTES) as usize;
     let block = turn.buffers.bytes_mut(room.span());
+    if bugs::is(Bug::FragmentNotMerged) {
+        block.fill(0);
+    }
     block[start..start + fragment.len()].copy_from_slice(fragment);
     let mut checksums = ChecksumList::EMPTY;
     checksums.push(Checksum::of(block));

@@ -369,6 +369,16 @@ impl Devices {
         self.step(slot, store::Input::Resolved { key, version }, turn);
     }
 
+    /// Another copy of something on a device is gone.
+    pub(super) fn parted(&mut self, slot: DeviceSlot, turn: &mut Turn<'_, impl Buffers>) {
+        self.step(slot, store::Input::Parted, turn);
+    }
+
+    /// An extent has been made the same on the other copy.
+    pub(super) fn compared(&mut self, slot: DeviceSlot, key: ExtentKey, turn: &mut Turn<'_, impl Buffers>) {
+        self.step(slot, store::Input::Compared { key }, turn);
+    }
+
     /// A disk request ended.
     pub(super) fn disk(&mut self, slot: DeviceSlot, op: OpId, result: DiskResult, turn: &mut Turn<'_, impl Buffers>) {
         if self.get(slot).is_some_and(|device| device.is_hung) {

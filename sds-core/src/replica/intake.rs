@@ -9,6 +9,7 @@ use super::links::{self, Entry, LinkState, PartyId};
 use super::request::{Half, Kind, Request, Stage};
 use super::{Phase, Replica, Turn};
 use crate::buffer::Buffers;
+use crate::bugs::{self, Bug};
 use crate::error::Status;
 use crate::id::{Incarnation, MapVersion};
 use crate::limits::REQUESTS_PER_CONNECTION_MAX;
@@ -122,7 +123,7 @@ impl Replica {
             forward: None,
             other_first: false,
             flushes_left: 0,
-            repaired: false,
+            repairs: 0,
         };
         let Ok(op) = self.requests.insert(request) else { unreachable!("looked at above") };
         self.admit(op, None, turn);
@@ -192,7 +193,7 @@ impl Replica {
                 if let PartyId::Peer(sds) = party {
                     self.peers.lives(sds);
                 }
-                if let Some(former) = former {
+                if let Some(former) = former.filter(|_| !bugs::is(Bug::FormerConnectionServed)) {
                     self.drop_link(former, "its party has a newer connection", turn);
                 }
                 self.serve_if_ready(party, turn);

@@ -7,6 +7,7 @@
 //!
 //! Must not know: what holders do with their blocks.
 
+use crate::bugs::{self, Bug};
 use crate::collections::{Map, OpId};
 use crate::store::interface::{BlockRange, ExtentKey};
 use std::collections::VecDeque;
@@ -214,7 +215,8 @@ impl Taken {
 
     fn conflicts(&self, blocks: Blocks, access: Access) -> bool {
         match access {
-            Access::Shared => self.exclusively.overlaps(blocks),
+            Access::Shared => self.exclusively.overlaps(blocks) && !bugs::is(Bug::ReadDuringWrite),
+            Access::Exclusive if bugs::is(Bug::WritesOverlap) => self.by_anyone.overlaps(blocks) && !self.exclusively.overlaps(blocks),
             Access::Exclusive => self.by_anyone.overlaps(blocks),
         }
     }

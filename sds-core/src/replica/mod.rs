@@ -145,7 +145,10 @@ impl Replica {
         let mut turn = Turn { now: self.now, buffers, out };
         let turn = &mut turn;
         match input {
-            Input::AddDevice { slot, options } => self.devices.add(slot, options, turn),
+            Input::AddDevice { slot, options } => {
+                self.peers.life_begins(turn.now);
+                self.devices.add(slot, options, turn);
+            }
             Input::Registered { system, sds, incarnation, devices } => {
                 self.take_registration(Identity { system, sds, incarnation }, devices, turn);
             }

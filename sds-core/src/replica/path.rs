@@ -18,6 +18,7 @@ use super::request::{Half, Kind, Request, Room, Route, Stage};
 use super::resync::list::LIST_BYTES;
 use super::{Phase, Replica, Turn};
 use crate::buffer::{BufferClass, Buffers};
+use crate::bugs::{self, Bug};
 use crate::collections::OpId;
 use crate::error::Status;
 use crate::exchange::BLOCKS_BYTES;
@@ -67,8 +68,7 @@ impl Replica {
     pub(super) fn has_other_copy(&self, request: &Request) -> bool {
         let header = &request.header;
         let pool = self.view.volume(header.volume).map(|volume| volume.pool);
-        let entry = pool.and_then(|pool| self.view.entry(pool, header.shard));
-        entry.is_some_and(|entry| entry.in_sync.members().len() > 1)
+        pool.is_some_and(|pool| admit::has_another_copy(pool, header.shard, &self.view))
     }
 
     pub(super) fn park(
@@ -144,7 +144,7 @@ impl Replica {
             {
                 return self.finish(op, Answer::Refused(Status::Invalid), turn);
             }
-            if !checksums.match_blocks(turn.buffers.bytes(*span)) {
+            if !checksums.match_blocks(turn.buffers.bytes(*span)) && !bugs::is(Bug::PayloadNotVerifiedByServer) {
                 Self::tell_damage(request.link, turn);
                 return self.finish(op, Answer::Refused(Status::PayloadDamaged), turn);
             }
@@ -216,14 +216,18 @@ impl Replica {
     fn lock(&mut self, op: OpId, turn: &mut Turn<'_, impl Buffers>) {
         let Some(request) = self.requests.get_mut(op) else { return };
         let Some(route) = request.route else { unreachable!("a request is routed before it is prepared") };
-        let access = match request.kind {
-            Kind::Read | Kind::BlockStatus => Access::Shared,
-            Kind::Write | Kind::Fragment | Kind::Zero | Kind::Replicate | Kind::ReplicateZero | Kind::Copy => Access::Exclusive,
-            Kind::Flush | Kind::ReplicateFlush => return self.enqueue(op, route.slot, turn),
-            // The primary keeps others off the extent, and nothing of a former sweep is left when it is listed.
-            Kind::Extents | Kind::Blocks | Kind::Medium | Kind::Settle | Kind::FreeExtent => return self.enqueue(op, route.slot, turn),
+        let (range, access) = match request.kind {
+            Kind::Read | Kind::BlockStatus => (route.range, Access::Shared),
+            Kind::Write | Kind::Fragment | Kind::Zero | Kind::Replicate | Kind::ReplicateZero | Kind::Copy => {
+                (route.range, Access::Exclusive)
+            }
+            // The primary keeps others off the extent while it visits it; but of a visit that it gave up, something may still be under way.
+            Kind::Medium => (route.range, Access::Shared),
+            Kind::Blocks => (store::BlockRange::WHOLE, Access::Shared),
+            Kind::Settle | Kind::FreeExtent => (store::BlockRange::WHOLE, Access::Exclusive),
+            Kind::Flush | Kind::ReplicateFlush | Kind::Extents => return self.enqueue(op, route.slot, turn),
         };
-        let (lock, granted) = self.locks.acquire(Holder::Request(op), route.key, route.range, access);
+        let (lock, granted) = self.locks.acquire(Holder::Request(op), route.key, range, access);
         request.lock = Some(lock);
         if granted {
             self.enqueue(op, route.slot, turn);
@@ -284,6 +288,9 @@ impl Replica {
         let reads_first = request.kind == Kind::Fragment && request.merged.is_none();
         if matches!(request.kind, Kind::Replicate | Kind::Copy) && !self.has_place_for(&route) {
             // The last places here are promised to writes that their other copies have by now.
+            if request.kind == Kind::Copy {
+                self.cannot_settle(op);
+            }
             return self.finish(op, Answer::Refused(Status::NoSpace), turn);
         }
         if let Some(version) = request.version.filter(|_| request.kind.is_of_peer()) {
@@ -319,7 +326,11 @@ impl Replica {
             if other_first && self.wait_for_other(op) {
                 return;
             }
-        } else if request.kind == Kind::Flush && !self.peers.is_empty() && !self.forward_flush(op, slot, turn) {
+        } else if request.kind == Kind::Flush
+            && !self.peers.is_empty()
+            && !bugs::is(Bug::FlushStaysHere)
+            && !self.forward_flush(op, slot, turn)
+        {
             return self.finish(op, Answer::Refused(Status::NotReady), turn);
         }
         self.submit_here(op, turn);
@@ -370,7 +381,7 @@ impl Replica {
 
 fn command(request: &Request, route: &Route, bond: store::Bond) -> store::Request {
     let (key, range) = (route.key, route.range);
-    let durable = request.header.flags.contains(Flags::DURABLE);
+    let durable = request.header.flags.contains(Flags::DURABLE) && !bugs::is(Bug::DurableWriteNotDurable);
     let room = || request.room.map(Room::span).unwrap_or_else(|| unreachable!("room is taken before the lock"));
     let version = || request.version.unwrap_or_else(|| unreachable!("given out just before"));
     match request.kind {

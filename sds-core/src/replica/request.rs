@@ -195,8 +195,8 @@ pub(super) struct Request {
     pub(super) remote_cache: Option<CacheId>,
     /// The write on its way to the other copy.
     pub(super) forward: Option<OpId>,
-    /// Its blocks have been repaired from the other copy, or that was tried.
-    pub(super) repaired: bool,
+    /// How often blocks of it have been repaired from the other copy; `REPAIRS_PER_READ_MAX` when that could not help.
+    pub(super) repairs: u8,
     /// The other copy is asked first: ours has kept room for it ([`super::peer`]).
     pub(super) other_first: bool,
     /// Devices of others that have not answered a flush yet.

@@ -11,12 +11,12 @@ pub(super) mod pair;
 
 use super::interface::DeviceSlot;
 use super::peer::{PeerIndex, Peers};
+use crate::bugs::{self, Bug};
 use crate::collections::Map;
 use crate::id::{ClientId, DeviceId, Epoch, Incarnation, MapVersion, PoolId, SdsId, ShardId, ShardSequence, Ticket, TreeId, VolumeId};
 use crate::map::{Member, ShardEntry, ShardMap};
 use crate::protocol::fence::may_serve_epoch;
 use crate::protocol::lease::Granted;
-use crate::store::interface::ExtentKey;
 use crate::unit::Nanos;
 use crate::view::{SdsView, ViewUpdate, VolumeView};
 use pair::{Pair, Partner};
@@ -83,8 +83,8 @@ pub(super) struct View {
     servers: Vec<SdsView>,
     owners: Map<DeviceId, SdsId>,
     partners: Vec<Partner>,
-    /// Held writes that need not be held any more, for the stores.
-    released: Vec<(DeviceSlot, ExtentKey, ShardSequence)>,
+    /// What former pairs have left behind, for the stores.
+    left: pair::Left,
 }
 
 impl View {
@@ -184,7 +184,9 @@ impl View {
             pool.changed = update.version;
             self.epochs_refused += pool.replace(map, update.version);
         }
-        if let Some(volumes) = &update.volumes {
+        let leads = |pool: &Pool| pool.local.iter().any(|local| local.slot.is_some());
+        let takes_in = !bugs::is(Bug::SessionsOfSecondaryOld) || self.volumes.is_empty() || self.pools.values().any(leads);
+        if let Some(volumes) = update.volumes.as_ref().filter(|_| takes_in) {
             self.volumes.clear();
             self.volumes.extend(volumes.iter().map(|volume| (volume.id, volume.clone())));
         }

@@ -17,6 +17,7 @@ use super::pages::{Activity, Residence};
 use super::slots::{NO_FRAME, SlotState, Standing};
 use super::{Context, Phase, Purpose, Store};
 use crate::buffer::{BufferClass, BufferId, Buffers, Span};
+use crate::bugs::{self, Bug};
 use crate::format::descriptor::PageHeader;
 use crate::format::geometry::{Home, SUPERBLOCK_COPIES};
 use crate::format::index_page::{self, ENTRIES_PER_PAGE, PageName};
@@ -128,7 +129,7 @@ impl Store {
             sequence: self.superblock.sequence + 1,
             checkpoint: self.superblock.checkpoint + 1,
             checkpoint_lsn: target,
-            index_home: self.superblock.index_home.other(),
+            index_home: if bugs::is(Bug::IndexHomeKept) { self.superblock.index_home } else { self.superblock.index_home.other() },
             ..self.superblock
         });
         self.take_plans();
@@ -167,7 +168,7 @@ impl Store {
             }
             let slot = entry.slot;
             let owner = *self.slots.get(slot);
-            let home = owner.page.map_or(Home::A, |page| page.home.other());
+            let home = owner.page.map_or(Home::A, |page| if bugs::is(Bug::DescriptorHomeKept) { page.home } else { page.home.other() });
             let location = self.superblock.geometry.descriptor(slot, home);
             let Some(span) = self.image_span(self.checkpoint.images.len()) else { break };
             let header = PageHeader { slot, key: owner.key, lsn };
@@ -200,9 +201,12 @@ impl Store {
     }
 
     fn want_checkpoint_flush(&mut self, stage: Stage) {
-        self.checkpoint.flushed = false;
+        self.checkpoint.flushed = stage == Stage::FlushingIndex && bugs::is(Bug::CheckpointBeforeItsIndex)
+            || stage == Stage::FlushingSuperblocks && bugs::is(Bug::LogReclaimedBeforeCheckpoint);
         self.checkpoint.stage = stage;
-        self.flusher.want(0, Waiter::Checkpoint);
+        if !self.checkpoint.flushed {
+            self.flusher.want(0, Waiter::Checkpoint);
+        }
     }
 
     fn after_flush(&mut self, next: Stage) -> bool {
@@ -273,7 +277,7 @@ impl Store {
             let slot = page * ENTRIES_PER_PAGE + place;
             let owner = self.slots.get(slot);
             let active = owner.frame != NO_FRAME && self.pages.get(owner.frame).activity != Activity::Idle;
-            let unsettled = active || owner.standing == Standing::Unsettled;
+            let unsettled = (active && !bugs::is(Bug::CheckpointForgetsActive)) || owner.standing == Standing::Unsettled;
             if let Some(entry) = self.slots.entry(slot, unsettled) {
                 index_page::put_entry(block, place, &entry);
             }

@@ -8,9 +8,10 @@
 
 use super::interface::{ExtentKey, Outcome, Request, StoreError};
 use super::options::{CHUNK_BYTES, EXTENTS_SLOTS};
-use super::pages::Residence;
+use super::pages::{Activity, Residence};
 use super::slots::{NO_FRAME, SlotState, Standing};
 use super::work::{Access, Stage, Work};
+use super::write::Entry;
 use super::{Context, OpId, Purpose, Store};
 use crate::buffer::{BufferClass, Buffers, Span};
 use crate::checksum::Checksum;
@@ -35,8 +36,9 @@ impl Store {
                 let frame = (owner.frame != NO_FRAME).then(|| self.pages.get(owner.frame));
                 let resident = frame.filter(|frame| frame.residence == Residence::Resident);
                 let newest = resident.map(|frame| frame.descriptor.newest());
-                // What the other copy may lack is as much in question as what a crash left.
-                let unsettled = owner.standing != Standing::Settled || resident.is_some_and(|frame| frame.held.is_some());
+                // What the other copy may lack, or may have forgotten, is as much in question as what a crash left.
+                let held = resident.is_some_and(|frame| frame.held.is_some());
+                let unsettled = owner.standing != Standing::Settled || owner.questioned || held;
                 let entry = ExtentEntry { key: owner.key, unsettled, damaged: owner.damaged, newest };
                 entry.encode(cx.buffers.bytes_mut(span.part(count * EXTENT_ENTRY_BYTES, EXTENT_ENTRY_BYTES)));
                 count += 1;
@@ -45,6 +47,23 @@ impl Store {
         }
         let next = (slot < self.slots.count()).then_some(slot);
         self.reply(cx, id, Ok(Outcome::Extents { count, next }));
+    }
+
+    /// Every active extent is in question from now on. Remembered in memory: after a restart those that are unsettled
+    /// then get new versions.
+    pub(super) fn parted(&mut self) {
+        for frame in 0..self.pages.len() {
+            let entry = self.pages.get(frame);
+            if entry.activity != Activity::Idle {
+                self.slots.get_mut(entry.slot).questioned = true;
+            }
+        }
+    }
+
+    pub(super) fn compared(&mut self, key: ExtentKey) {
+        if let Some(slot) = self.slots.find(key) {
+            self.slots.get_mut(slot).questioned = false;
+        }
     }
 
     pub(super) fn advance_blocks<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId, key: ExtentKey, span: Span) {
@@ -126,8 +145,12 @@ impl Store {
         let frame = match self.access(cx, id, key) {
             Access::Loading | Access::NoFrame => return self.stall(id),
             Access::Fail(error) => return self.reply(cx, id, Err(error)),
+            Access::Unallocated if self.says_lost(cx, span) => match self.allocate(id, key) {
+                Entry::Ready(_) | Entry::Activating(_) | Entry::Wait | Entry::Unallocated => return,
+                Entry::Fail(error) => return self.reply(cx, id, Err(error)),
+            },
             Access::Unallocated => return self.reply(cx, id, Ok(Outcome::Done)),
-            Access::Resident(frame) if self.pages.get(frame).in_flight > 0 => return self.stall(id),
+            Access::Resident(frame) if self.is_in_motion(frame) => return self.stall(id),
             Access::Resident(frame) => frame,
         };
         match self.slots.get(self.pages.get(frame).slot).standing {
@@ -148,6 +171,18 @@ impl Store {
         self.set_stage(id, Stage::Settling { taken: false });
         self.plans += 1;
         self.checkpoint.force();
+    }
+
+    /// Whether a plan says of a block that it is lost: then the extent has to be there to say it.
+    fn says_lost<B: Buffers>(&self, cx: &Context<'_, B>, span: Span) -> bool {
+        let plan = |block| PlanEntry::decode(cx.buffers.bytes(plan_of(span, block)));
+        blocks_from(0).any(|block| matches!(plan(block), Ok(PlanEntry::Quarantined(_))))
+    }
+
+    /// Whether a write to the extent, or the record that gives it its place, is on the way.
+    fn is_in_motion(&self, frame: u32) -> bool {
+        let entry = self.pages.get(frame);
+        entry.in_flight > 0 || entry.activity == Activity::Activating
     }
 
     /// A checkpoint begins: it contains every plan there is.

@@ -7,7 +7,7 @@ use crate::collections::OpId;
 use crate::control::{Capacity, FaultCounts};
 use crate::id::{BootId, DeviceUuid, ExtentIndex, LayerId, LogSequence, ShardSequence, SystemId, TreeId, Version};
 use crate::machine::{DiskResult, Token};
-use crate::unit::{BlockIndex, ByteCount, ByteOffset, Nanos};
+use crate::unit::{BLOCKS_PER_EXTENT, BlockIndex, ByteCount, ByteOffset, Nanos};
 
 /// Whose extent it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +27,12 @@ pub struct BlockRange {
     pub first: BlockIndex,
     /// How many.
     pub count: u16,
+}
+
+impl BlockRange {
+    /// All blocks of an extent.
+    #[expect(clippy::cast_possible_truncation, reason = "256")]
+    pub const WHOLE: Self = Self { first: BlockIndex::ZERO, count: BLOCKS_PER_EXTENT as u16 };
 }
 
 /// What a store can be told about its device and policy when it is opened.
@@ -146,7 +152,8 @@ pub enum Request {
         span: Span,
     },
     /// What every block of an extent that either copy holds unsettled is from now on ([`crate::exchange::PlanEntry`]). Durable
-    /// before the reply, all of it or nothing. Done at once if the store does not have the extent. Blocks that take the other copy's bytes have been written before ([`Bond::Settling`]).
+    /// before the reply, all of it or nothing. Done at once if the store does not have the extent, unless blocks of it are lost:
+    /// then it is given a place to say so. Blocks that take the other copy's bytes have been written before ([`Bond::Settling`]).
     Settle {
         /// Whose.
         key: ExtentKey,
@@ -171,7 +178,8 @@ pub enum Bond {
     /// The write is on its way to the other copy: the extent is not sealed before [`Input::Resolved`] has named this
     /// version or a later one, or the store closes.
     Held,
-    /// Bytes of the other copy for an extent that is not settled.
+    /// Bytes of the other copy for an extent that is not settled, or lacks them: it is not sealed, and is in question, until its plan is
+    /// durable.
     Settling,
 }
 
@@ -437,6 +445,14 @@ pub enum Input {
         key: ExtentKey,
         /// The newest write resolved.
         version: Version,
+    },
+    /// Another copy of something here is gone, and this one goes on: what was written since the last seals is in question until
+    /// it has been compared, sealed or not. The other's device may have lost the very record that it was written to.
+    Parted,
+    /// The other copy has been made the same in this extent.
+    Compared {
+        /// Whose.
+        key: ExtentKey,
     },
 }
 

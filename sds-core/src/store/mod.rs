@@ -27,6 +27,7 @@ mod write;
 mod zero;
 
 use crate::buffer::{BufferClass, BufferId, Buffers, Span};
+use crate::bugs::{self, Bug};
 use crate::collections::{OpId, SlotTable};
 use crate::format::geometry::Geometry;
 use crate::format::log_block;
@@ -166,6 +167,8 @@ impl Store {
             Input::Disk { op, result } => self.disk_done(cx, op, result),
             Input::Wake => self.retry = true,
             Input::Resolved { key, version } => self.resolved(key, version),
+            Input::Parted => self.parted(),
+            Input::Compared { key } => self.compared(key),
         }
         self.pump(cx);
     }
@@ -269,7 +272,9 @@ impl Store {
 
     /// Sends an operation to the device. The operation takes a use of its own of the span's buffer.
     fn send<B: Buffers>(&mut self, cx: &mut Context<'_, B>, purpose: Purpose, span: Option<Span>) -> OpId {
-        if let Some(span) = span {
+        if let Some(span) = span
+            && !bugs::is(Bug::BufferNotHeld)
+        {
             cx.buffers.retain(span.buffer);
         }
         match self.ops.insert(DiskOp { purpose, span, issued: cx.now }) {
@@ -296,7 +301,10 @@ impl Store {
         };
         let result = match result {
             DiskResult::Done => Ok(()),
+            DiskResult::Error { .. } if bugs::is(Bug::WriteErrorIgnored) && done.purpose != Purpose::Flush => Ok(()),
+            DiskResult::Error { .. } if bugs::is(Bug::FlushErrorIgnored) && done.purpose == Purpose::Flush => Ok(()),
             DiskResult::Error { errno } => Err(errno),
+            DiskResult::Short { .. } if bugs::is(Bug::ShortWriteTakenAsDone) => Ok(()),
             DiskResult::Short { .. } => Err(0),
         };
         if result.is_err() {
@@ -315,7 +323,7 @@ impl Store {
             },
             Phase::New | Phase::Closed | Phase::Refused | Phase::Failed { .. } => {}
         }
-        if let Some(span) = done.span {
+        if let Some(span) = done.span.filter(|_| !bugs::is(Bug::BufferNotHeld)) {
             cx.buffers.release(span.buffer);
         }
     }

@@ -15,6 +15,7 @@ use super::pages::Activity;
 use super::slots::Standing;
 use super::{Context, Phase, Store};
 use crate::buffer::Buffers;
+use crate::bugs::{self, Bug};
 use crate::format::record;
 use crate::unit::Nanos;
 
@@ -106,8 +107,10 @@ impl Store {
         if self.sealer.batch.is_empty() {
             return false;
         }
-        self.sealer.state = State::Flushing;
-        self.flusher.want(0, Waiter::Seal);
+        self.sealer.state = if bugs::is(Bug::SealedBeforeFlush) { State::Flushed } else { State::Flushing };
+        if self.sealer.state == State::Flushing {
+            self.flusher.want(0, Waiter::Seal);
+        }
         true
     }
 
@@ -118,7 +121,8 @@ impl Store {
         let batch = core::mem::take(&mut self.sealer.batch);
         for (frame, stamp) in &batch {
             let entry = self.pages.get(*frame);
-            if entry.activity != Activity::Active || entry.in_flight > 0 || entry.stamp != *stamp {
+            let written = (entry.in_flight > 0 || entry.stamp != *stamp) && !bugs::is(Bug::SealedWhileWritten);
+            if entry.activity != Activity::Active || written {
                 continue;
             }
             let slot = entry.slot;

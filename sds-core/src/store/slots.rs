@@ -48,6 +48,8 @@ pub(super) struct Slot {
     /// The descriptor page is not what it should be; sticks until the extent is freed.
     pub(super) damaged: bool,
     pub(super) standing: Standing,
+    /// It was active when another copy went, and has not been compared since.
+    pub(super) questioned: bool,
     pub(super) page: Option<PageName>,
     /// Position of its `allocated` record in this life, 0 for an earlier one: tells tenants apart.
     pub(super) tenancy: u64,
@@ -60,6 +62,7 @@ const FREE: Slot = Slot {
     state: SlotState::Free,
     damaged: false,
     standing: Standing::Settled,
+    questioned: false,
     page: None,
     tenancy: 0,
     frame: NO_FRAME,

@@ -9,6 +9,7 @@ use super::pages::{Activity, Residence};
 use super::slots::{NO_FRAME, Standing};
 use super::{Context, OpId, Phase, Purpose, Store};
 use crate::buffer::{BufferClass, Buffers, Span};
+use crate::bugs::{self, Bug};
 use crate::format::descriptor::Descriptor;
 use crate::machine::Token;
 use crate::unit::BLOCK_BYTES;
@@ -318,7 +319,7 @@ impl Store {
                 self.pages.drop_frame(frame);
             }
             Residence::Resident => {
-                let empty = entry.free_wanted && entry.data_blocks == 0 && entry.in_flight == 0;
+                let empty = entry.free_wanted && (entry.data_blocks == 0 || bugs::is(Bug::TrimFreesTooMuch)) && entry.in_flight == 0;
                 if empty && entry.activity != Activity::Activating && self.log.room() > 1 {
                     self.free_extent(slot);
                 }

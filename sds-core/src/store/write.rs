@@ -26,6 +26,7 @@ use super::slots::NO_FRAME;
 use super::work::{Access, Stage};
 use super::{Context, OpId, Phase, Purpose, Store};
 use crate::buffer::Buffers;
+use crate::bugs::{self, Bug};
 use crate::checksum::Checksum;
 use crate::format::descriptor::{BlockInfo, Content};
 use crate::format::record;
@@ -98,14 +99,14 @@ impl Store {
         let (_, pending) = self.log.place(5);
         record::put_activated(&mut pending.records, slot);
         pending.count += 1;
-        (pending.durable, pending.urgent) = (true, true);
+        (pending.durable, pending.urgent) = (!bugs::is(Bug::ActivationNotDurable), true);
         pending.notes.push(Note::Activated { frame, slot });
         self.pages.set_activity(frame, Activity::Activating);
         self.statistics.activations += 1;
     }
 
     /// Gives the key an extent and activates it, in one log block.
-    fn allocate(&mut self, id: OpId, key: ExtentKey) -> Entry {
+    pub(super) fn allocate(&mut self, id: OpId, key: ExtentKey) -> Entry {
         if !self.slots.has_free() {
             if self.slots.has_reclaimable() {
                 self.want_reclaim();
@@ -136,7 +137,7 @@ impl Store {
         let Request::Write { key, range, checksums, version, durable, bond, .. } = work.request else { return };
         let (frame, held) = match self.enter(cx, id, key) {
             Entry::Ready(frame) => (frame, false),
-            Entry::Activating(frame) => (frame, true),
+            Entry::Activating(frame) => (frame, !bugs::is(Bug::ActivationNotAwaited)),
             Entry::Wait => return,
             Entry::Fail(error) => return self.reply(cx, id, Err(error)),
             Entry::Unallocated => match self.allocate(id, key) {
@@ -188,10 +189,14 @@ impl Store {
         }
     }
 
-    /// Keeps the extent of a held write from being sealed.
+    /// Keeps the extent of a held write from being sealed; so it stays in the exchange, too, while a plan for it is outstanding.
     pub(super) fn hold(&mut self, frame: u32, version: Version, bond: Bond) {
+        let holds = match bond {
+            Bond::None => false,
+            Bond::Held | Bond::Settling => true,
+        };
         // A store that closes releases everything, what it still issues included.
-        if bond == Bond::Held && matches!(self.phase, Phase::Open) {
+        if holds && matches!(self.phase, Phase::Open) {
             self.pages.hold(frame, version.sequence);
         }
     }
@@ -212,7 +217,8 @@ impl Store {
             return;
         };
         let entry = self.pages.get(frame);
-        assert!(entry.activity == Activity::Active, "data goes to active extents only");
+        let active = entry.activity == Activity::Active || bugs::is(Bug::ActivationNotAwaited);
+        assert!(active, "data goes to active extents only");
         let offset = self.geometry().data(entry.slot, range.first);
         self.statistics.data_writes += 1;
         self.send_write(cx, Purpose::Data(id), offset, span, through);
@@ -238,7 +244,7 @@ impl Store {
         let (recorded, lsn) = (*recorded, work.lsn);
         match result {
             Ok(()) => {
-                if recorded {
+                if recorded || bugs::is(Bug::RecordNotAwaited) {
                     self.apply(cx, id, Ok(()));
                 }
                 self.log.data_done(lsn);
@@ -316,7 +322,7 @@ impl Store {
                         .descriptor
                         .set(block, BlockInfo { content: Content::Zero, checksum: Checksum::new(0), version: version.sequence });
                 }
-                entry.free_wanted = free && entry.data_blocks == 0;
+                entry.free_wanted = free && (entry.data_blocks == 0 || bugs::is(Bug::TrimFreesTooMuch));
                 durable
             }
             Request::Read { .. }

@@ -11,6 +11,7 @@
 //! succeeded at the shard's primary of the newest map; a loss is reported by one flush and then forgotten.
 
 use super::topology::DeviceIndex;
+use crate::bugs::{self, Bug};
 use crate::id::{Epoch, ShardId};
 use crate::protocol::acknowledge::flush_may_succeed;
 
@@ -135,8 +136,8 @@ impl Dirty {
             let Some(cache_lost_in) = covered(ShardId::new(*number)) else { return true };
             let known = &mut shards[*number as usize];
             // Told once: what is left relies on what it is written to from now on.
-            lost |= known.oldest.is_some_and(|oldest| !flush_may_succeed(oldest, cache_lost_in));
-            if known.written <= mark.0 {
+            lost |= !bugs::is(Bug::CacheLossIgnored) && known.oldest.is_some_and(|oldest| !flush_may_succeed(oldest, cache_lost_in));
+            if known.written <= mark.0 || bugs::is(Bug::FlushCoversLaterWrites) {
                 *known = Shard::default();
                 return false;
             }

@@ -15,6 +15,7 @@
 //! What this must not know: sessions, shards, servers.
 
 use crate::buffer::Span;
+use crate::bugs::{self, Bug};
 use crate::limits::FRAME_PAYLOAD_BYTES_MAX;
 use crate::stripe::Stripe;
 use crate::unit::{BLOCK_BYTES, ByteOffset, EXTENT_BYTES};
@@ -294,7 +295,7 @@ pub fn extent_range(stripe: Stripe, offset: ByteOffset, len: u64, nth: u32) -> E
     let enters = first_unit + u64::from(nth);
     let leaves = enters + (last_unit - enters) / width * width;
     let from = enters / width * unit + if enters == first_unit { start % unit } else { 0 };
-    let to = leaves / width * unit + if leaves == last_unit { last % unit + 1 } else { unit };
+    let to = leaves / width * unit + if leaves == last_unit && !bugs::is(Bug::ZeroPastItsEnd) { last % unit + 1 } else { unit };
     debug_assert!(from < to && to <= u64::from(EXTENT_BYTES), "a run of one extent");
     let first = if enters == first_unit { offset.get() } else { offset.get() - start + enters * unit };
     ExtentRange { first: ByteOffset::new(first), offset: from as u32, len: (to - from) as u32 }

@@ -14,6 +14,7 @@ use super::session::{Phase, Session};
 use super::topology::DeviceIndex;
 use super::{Client, Turn};
 use crate::buffer::{Buffers, Span};
+use crate::bugs::{self, Bug};
 use crate::checksum::ChecksumList;
 use crate::collections::OpId;
 use crate::error::Status;
@@ -174,7 +175,7 @@ impl Client {
                 let shard = session.dirty.at(step)?;
                 // Where there is nobody to ask now, the shard is asked about by itself, when there is.
                 if let Some(route) = self.topology.route_shard(session.pool, shard)
-                    && !session.dirty.ask(route.device, round.number)
+                    && !session.dirty.ask(if bugs::is(Bug::FlushAsksOneDevice) { DeviceIndex::new(0) } else { route.device }, round.number)
                 {
                     return None;
                 }

@@ -139,6 +139,10 @@ impl Client {
         let volume = OpenVolume { id: session.volume, size: session.size, stripe: session.stripe, mode: session.mode };
         self.sessions.insert(opened.volume, session);
         turn.out.push(Effect::Opened { token, result: Ok(volume) });
+        if known.own != Some(opened.generation) {
+            // Taken over before the answer came: no view that is still to come would say so.
+            self.fence(opened.volume, turn);
+        }
     }
 
     pub(super) fn close(&mut self, token: Token, volume: VolumeId, turn: &mut Turn<'_, impl Buffers>) {

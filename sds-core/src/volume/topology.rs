@@ -6,6 +6,7 @@
 //! Must not know: links, requests, sessions' state.
 
 use super::server::{ServerIndex, Servers};
+use crate::bugs::{self, Bug};
 use crate::collections::Map;
 use crate::id::{
     ClientId, DeviceId, Epoch, ExtentIndex, Incarnation, MapVersion, PoolId, SdsId, SessionGeneration, ShardId, SystemId, TreeId, VolumeId,
@@ -145,7 +146,7 @@ impl Topology {
         let shards = &self.pools[pool.0].shards;
         let primary = |shard: ShardId| shards.get(shard.get() as usize).and_then(|route| route.primary);
         let route = shards.get(shard.get() as usize)?;
-        (route.primary.is_some() && route.primary == primary(asked)).then_some(route.cache_lost_in)
+        (route.primary.is_some() && (route.primary == primary(asked) || bugs::is(Bug::FlushAsksOneDevice))).then_some(route.cache_lost_in)
     }
 
     /// Takes a newer view; `false` (and nothing changed) if it is not newer.

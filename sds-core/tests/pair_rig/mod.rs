@@ -3,6 +3,7 @@
 //! What this must not know: any rule of the nodes.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test harness")]
 
+mod checks;
 pub mod mdm;
 pub mod user;
 

@@ -138,6 +138,8 @@ pub struct Disk {
     cache: BTreeMap<u64, Vec<Piece>>,
     /// When a piece was last written, and what it held before.
     former: BTreeMap<u64, (u64, Option<Piece>)>,
+    /// Every value a piece was given, and when.
+    given: BTreeMap<u64, Vec<(u64, Piece)>>,
     order: u64,
     pub writes: u64,
     pub bytes_written: u64,
@@ -166,6 +168,7 @@ impl Disk {
         let former = self.read(piece).cloned();
         self.order += 1;
         self.former.insert(piece, (self.order, former));
+        self.given.entry(piece).or_default().push((self.order, bytes.clone()));
         if durable {
             self.cache.remove(&piece);
             self.set(piece, Some(bytes));
@@ -202,6 +205,11 @@ impl Disk {
         let lost = self.lose(piece);
         self.put(piece + 1, bytes);
         lost
+    }
+
+    /// Every value that a piece was given, oldest first, and when.
+    pub fn given(&self, piece: u64) -> &[(u64, Piece)] {
+        self.given.get(&piece).map_or(&[], Vec::as_slice)
     }
 
     /// Values written since the last flush, by piece.

@@ -159,8 +159,12 @@ async fn read_message(read: &mut OwnedReadHalf, body: &mut Vec<u8>) -> Result<Md
     let mut length = [0; LENGTH_BYTES];
     read.read_exact(&mut length).await.map_err(|error| format!("connection lost: {error}"))?;
     let length = framed_length(length).map_err(|error| error.to_string())?;
-    body.resize(length, 0);
-    read.read_exact(body).await.map_err(|error| format!("connection lost: {error}"))?;
+    body.clear();
+    // Grows with what arrives, not with what was announced.
+    let got = read.take(length as u64).read_to_end(body).await.map_err(|error| format!("connection lost: {error}"))?;
+    if got < length {
+        return Err("connection lost: it ended inside a message".to_owned());
+    }
     let message = decode(body).map_err(|error| error.to_string())?;
     // A large view's memory is not kept for the small ones that follow.
     body.shrink_to(64 << 10);

@@ -76,6 +76,16 @@ fn parse_volume(text: &str) -> Result<VolumeArg, String> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn a_volume_is_printed_as_it_is_typed(text in "\\PC{0,8}=?[0-9]{0,20} ?[KMGTkmgtib]{0,4}\\PC{0,2}") {
+            if let Ok(VolumeArg { name, size }) = parse_volume(&text) {
+                let again = parse_volume(&format!("{name}={size}"));
+                proptest::prop_assert_eq!(again, Ok(VolumeArg { name, size }));
+            }
+        }
+    }
+
     #[test]
     fn a_volume_is_a_name_and_a_size() {
         let volume = parse_volume("demo=1GiB").expect("well formed");

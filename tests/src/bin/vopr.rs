@@ -4,7 +4,8 @@
 
 use clap::Parser;
 use sds_core::map::Copies;
-use sds_tests::canary::Canary;
+use sds_tests::canary::{Canary, QUICK_SEEDS};
+use sds_tests::marks::{Marks, expected};
 use sds_tests::run::{Report, run_seed};
 use sds_tests::trace::Telling;
 use sds_tests::world::Counts;
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant};
                   vopr --canary flush-ignored       shows that a seeded bug is caught"
 )]
 struct Arguments {
-    /// How many seeds to run.
-    #[arg(long, value_name = "N", conflicts_with_all = ["seed", "canary"])]
+    /// How many seeds to run; with --canary, how many at most, if not as many as that bug states.
+    #[arg(long, value_name = "N", conflicts_with = "seed")]
     seeds: Option<u64>,
     /// The first of them.
     #[arg(long, value_name = "S", default_value_t = 0)]
@@ -37,9 +38,24 @@ struct Arguments {
     /// Build this bug into the simulated world and stop when it is caught.
     #[arg(long, value_name = "NAME")]
     canary: Option<Canary>,
+    /// Seed one bug after the other, each until it is caught: all of them, or those that are caught quickly.
+    #[arg(long, value_name = "WHICH", conflicts_with_all = ["seed", "canary", "seeds"])]
+    canaries: Option<Which>,
+    /// Fail if anything that runs are to reach was not reached: a kind of fault, an event, a frame.
+    #[arg(long, requires = "seeds")]
+    reach_all: bool,
     /// Go on after a seed has failed.
     #[arg(long)]
     keep_going: bool,
+}
+
+/// Which bugs are seeded.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Which {
+    /// All that this build has.
+    All,
+    /// Those that must be caught within a hundred seeds.
+    Quick,
 }
 
 fn copies(text: &str) -> Result<Copies, String> {
@@ -47,10 +63,10 @@ fn copies(text: &str) -> Result<Copies, String> {
     Copies::try_from(count).map_err(|error| error.to_string())
 }
 
-/// Seeds within which a canary must be caught.
-const CANARY_SEEDS: u64 = 200;
 /// Violations of one seed that are printed.
 const VIOLATIONS_TOLD: usize = 4;
+/// From so many seeds on it is told what was not reached.
+const SEEDS_THAT_REACH_MOST: u64 = 100;
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// Sums over seeds.
@@ -61,6 +77,7 @@ struct Totals {
     undecided: u64,
     simulated_ns: u128,
     ops: u64,
+    marks: Marks,
 }
 
 impl Totals {
@@ -70,6 +87,19 @@ impl Totals {
         self.undecided += report.undecided;
         self.simulated_ns += u128::from(report.simulated.get());
         self.ops += report.counts.ops;
+        self.marks.add(&report.marks);
+    }
+
+    /// Faults by kind, and how much of what can be reached was.
+    fn tell_reached(&self, missing_told: bool) -> bool {
+        let faults: Vec<String> = self.marks.area("fault").map(|(name, count)| format!("{name} {count}")).collect();
+        println!("faults: {}", faults.join(", "));
+        let (missing, all) = (self.marks.missing(), expected().count());
+        println!("marks={}/{all}", all - missing.len());
+        if missing_told && !missing.is_empty() {
+            println!("not reached: {}", missing.join(", "));
+        }
+        missing.is_empty()
     }
 
     fn line(&self) -> String {
@@ -116,6 +146,7 @@ fn run_one(seed: u64, copies: Option<Copies>, telling: Telling) -> ExitCode {
         link_losses,
         done,
         cuts,
+        ambushes,
         changes,
         hand_overs,
         looked_for,
@@ -124,7 +155,7 @@ fn run_one(seed: u64, copies: Option<Copies>, telling: Telling) -> ExitCode {
     } = report.counts;
     println!(
         "seed {seed}: hash {:016x}, {} events, {} blocks checked, {} undecided; {done} requests succeeded, {opens} opens, {crashes} \
-         crashes, {power_cuts} power cuts, {link_losses} lost links, {cuts} cuts, {faults} storage faults, {repaired} blocks repaired, {damaged_at_rest} left damaged, {changes} changes of shards, {hand_overs} hand-overs asked for, \
+         crashes, {power_cuts} power cuts, {link_losses} lost links, {cuts} cuts, {ambushes} ambushes, {faults} storage faults, {repaired} blocks repaired, {damaged_at_rest} left damaged, {changes} changes of shards, {hand_overs} hand-overs asked for, \
          {looked_for} writes looked for, {copies_compared} pairs compared",
         report.hash, report.events, report.blocks, report.undecided
     );
@@ -135,7 +166,7 @@ fn run_one(seed: u64, copies: Option<Copies>, telling: Telling) -> ExitCode {
     if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run_many(start: u64, seeds: u64, copies: Option<Copies>, keep_going: bool) -> ExitCode {
+fn run_many(start: u64, seeds: u64, copies: Option<Copies>, keep_going: bool, reach_all: bool) -> ExitCode {
     let mut totals = Totals::default();
     let began = Instant::now();
     let mut told = began;
@@ -157,32 +188,70 @@ fn run_many(start: u64, seeds: u64, copies: Option<Copies>, keep_going: bool) ->
     if totals.undecided > 0 {
         println!("{} blocks had too many possibilities and were not decided", totals.undecided);
     }
+    let reached = totals.tell_reached(reach_all || seeds >= SEEDS_THAT_REACH_MOST);
     println!("{}", totals.line());
-    if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if totals.failed == 0 && (reached || !reach_all) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run_canary(canary: Canary, copies: Option<Copies>, start: u64) -> ExitCode {
-    let mut totals = Totals::default();
-    for seed in start..start.saturating_add(CANARY_SEEDS) {
+/// The seeds that it took to catch a bug, and what gave it away.
+fn catch(canary: Canary, copies: Option<Copies>, start: u64, within: u64) -> Result<(u64, Report), u64> {
+    let copies = copies.or(canary.copies());
+    for seed in start..start.saturating_add(within) {
         let report = run_seed(seed, copies, Some(canary), Telling::Silent);
-        totals.add(&report);
         if !report.violations.is_empty() {
-            tell_failure(&report, copies, Some(canary));
-            println!("canary {canary} was caught after {} seeds", totals.seeds);
-            println!("{}", totals.line());
-            return ExitCode::SUCCESS;
+            return Ok((seed - start + 1, report));
         }
     }
-    println!("canary {canary} was NOT caught within {CANARY_SEEDS} seeds");
-    println!("{}", totals.line());
-    ExitCode::FAILURE
+    Err(within)
+}
+
+fn run_canary(canary: Canary, copies: Option<Copies>, start: u64, within: u64) -> ExitCode {
+    match catch(canary, copies, start, within) {
+        Ok((seeds, report)) => {
+            tell_failure(&report, copies, Some(canary));
+            println!("canary {canary} was caught after {seeds} seeds");
+            ExitCode::SUCCESS
+        }
+        Err(seeds) => {
+            println!("canary {canary} was NOT caught within {seeds} seeds");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_canaries(which: Which, copies: Option<Copies>, start: u64) -> ExitCode {
+    let all = Canary::all().into_iter().filter(|canary| match which {
+        Which::All => true,
+        Which::Quick => canary.within() <= QUICK_SEEDS,
+    });
+    let (mut caught, mut missed) = (0, Vec::new());
+    for canary in all {
+        match catch(canary, copies, start, canary.within()) {
+            Ok((seeds, report)) => {
+                caught += 1;
+                let first = report.violations[0].lines().next().unwrap_or_default();
+                println!("{canary:36} caught after {seeds:4} of {:4} seeds: {first}", canary.within());
+            }
+            Err(seeds) => {
+                println!("{canary:36} NOT CAUGHT within {seeds} seeds");
+                missed.push(canary.name());
+            }
+        }
+    }
+    println!("canaries={} caught={caught} missed={}", caught + missed.len(), missed.len());
+    if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(which) = arguments.canaries {
+        return run_canaries(which, arguments.copies, arguments.start);
+    }
     match (arguments.canary, arguments.seed) {
-        (Some(canary), _) => run_canary(canary, arguments.copies, arguments.start),
+        (Some(canary), _) => run_canary(canary, arguments.copies, arguments.start, arguments.seeds.unwrap_or(canary.within())),
         (None, Some(seed)) => run_one(seed, arguments.copies, if arguments.trace { Telling::Aloud } else { Telling::Silent }),
-        (None, None) => run_many(arguments.start, arguments.seeds.unwrap_or(100), arguments.copies, arguments.keep_going),
+        (None, None) => {
+            run_many(arguments.start, arguments.seeds.unwrap_or(100), arguments.copies, arguments.keep_going, arguments.reach_all)
+        }
     }
 }

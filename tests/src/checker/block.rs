@@ -351,11 +351,20 @@ impl Search {
         }
         if self.cuts && matches!(pending.effect, Effect::Write { .. }) {
             let slot_number = u32::try_from(slot).expect("below 64");
-            for candidate in self.candidates.values_mut() {
+            for ((content, _), candidate) in &mut self.candidates {
                 let Some((_, place)) = candidate.applied.iter().find(|(applied, _)| *applied == slot_number).copied() else { continue };
                 for entry in candidate.trail.iter_mut().filter(|entry| entry.last < place) {
-                    let first = entry.superseded.map_or(order, |earlier| earlier.first);
-                    entry.superseded = Some(Superseded { first, last: order, session: pending.session });
+                    let superseded = |earlier: Option<Superseded>| Superseded {
+                        first: earlier.map_or(order, |earlier| earlier.first),
+                        last: order,
+                        session: pending.session,
+                    };
+                    if entry.content == *content {
+                        // What the block holds is older than this write: a power cut took it while its answer was on its way.
+                        candidate.loss = Some(superseded(candidate.loss));
+                    } else {
+                        entry.superseded = Some(superseded(entry.superseded));
+                    }
                 }
                 if durable {
                     candidate.trail.retain(|entry| entry.last >= place);

@@ -5,10 +5,13 @@
 //!
 //! Must not know: machines, networks, disks.
 
+use crate::plan::DRIFT_MAX;
+use core::ops::{Range, RangeInclusive};
 use sds_core::id::{DeviceId, Epoch, Incarnation, ShardId, ShardSequence};
 use sds_core::map::{Member, ShardEntry};
 use sds_core::protocol::lease::Terms;
 use sds_core::protocol::membership::{Change, Proposal};
+use sds_core::store::interface::ExtentKey;
 use sds_core::unit::Nanos;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +24,15 @@ pub struct Home {
     pub fault_set: String,
     /// The newest life of it that is registered.
     pub incarnation: Incarnation,
+}
+
+/// Bytes of an extent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// The extent.
+    pub key: ExtentKey,
+    /// The bytes, in whole blocks.
+    pub bytes: Range<u32>,
 }
 
 /// How a configuration came to be committed.
@@ -40,6 +52,10 @@ struct Shard {
     answered: Epoch,
     /// By server that led it: the server that could be promoted then.
     led: BTreeMap<usize, Option<usize>>,
+    /// A joiner that was proposed from this epoch.
+    growing: Option<(Epoch, Member)>,
+    /// A server that has asked for roles to be swapped from this epoch.
+    swapping: Option<(Epoch, usize)>,
 }
 
 /// All that is known.
@@ -48,7 +64,11 @@ pub struct Invariants {
     shards: Vec<Shard>,
     /// Sequences that a copy has told it has.
     complete: BTreeSet<(ShardId, ShardSequence, DeviceId)>,
+    /// Sequences that a primary has sent to the other copy, which has not answered, with the epoch, and the blocks that they are for.
+    under_way: BTreeMap<(ShardId, Epoch, ShardSequence), Blocks>,
     acknowledged: BTreeSet<(ShardId, ShardSequence)>,
+    /// What a copy was given and has not made durable yet.
+    unflushed: BTreeSet<(DeviceId, ShardId)>,
     /// When a server last granted another one a lease.
     granted: BTreeMap<(usize, usize), Nanos>,
     found: Vec<String>,
@@ -81,6 +101,77 @@ impl Invariants {
         }
     }
 
+    /// A primary sends a write to the other copy.
+    pub fn sent(&mut self, shard: ShardId, epoch: Epoch, sequence: ShardSequence, blocks: Blocks) {
+        self.under_way.insert((shard, epoch, sequence), blocks);
+    }
+
+    /// A copy says that it has taken what it was given of a shard by a resync.
+    pub fn given(&mut self, device: DeviceId, shard: ShardId) {
+        self.unflushed.insert((device, shard));
+    }
+
+    /// A copy says that it has flushed.
+    pub fn flushed(&mut self, device: DeviceId) {
+        self.unflushed.retain(|(of, _)| *of != device);
+    }
+
+    /// The other copy has said what became of a write that it was sent.
+    pub fn is_over(&mut self, shard: ShardId, epoch: Epoch, sequence: ShardSequence) {
+        self.under_way.remove(&(shard, epoch, sequence));
+    }
+
+    /// A server proposes a change: from then on it needs the joiner (I4), or serves nothing more in this epoch (I8).
+    pub fn proposed(&mut self, server: usize, shard: ShardId, proposal: &Proposal) {
+        let Some(known) = self.shards.get_mut(shard.get() as usize) else { return };
+        let base = proposal.base;
+        match proposal.change {
+            Change::Grow if known.entry.epoch == base => {
+                known.growing = known.entry.joining.map(|joiner| (base, joiner));
+                if known.entry.joining.is_some_and(|joiner| self.unflushed.contains(&(joiner.device, shard))) {
+                    self.found.push(format!(
+                        "shard {shard}: I4: a joiner was proposed that has not flushed what it was given: {:?}",
+                        known.entry
+                    ));
+                }
+            }
+            Change::Swap => {
+                known.swapping = Some((base, server));
+                if let Some(((.., sequence), _)) = self.under_way.range(all_of(shard, base)).next() {
+                    self.found.push(format!(
+                        "shard {shard}: I8: server {server} asked for roles to be swapped, and sequence {sequence} is not over: {:?}",
+                        known.entry
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A server tells a client what blocks of a shard hold: nothing that is on one copy only (I9).
+    pub fn told(&mut self, shard: ShardId, blocks: &Blocks) {
+        let Some(known) = self.shards.get(shard.get() as usize) else { return };
+        let overlaps =
+            |other: &Blocks| other.key == blocks.key && other.bytes.start < blocks.bytes.end && blocks.bytes.start < other.bytes.end;
+        // What a joiner was sent and will never answer is over with its sweep.
+        let both_in_sync = known.entry.in_sync.members().len() > 1;
+        let mut under_way = self.under_way.range(all_of(shard, known.entry.epoch));
+        if both_in_sync && let Some(((.., sequence), _)) = under_way.find(|(_, other)| overlaps(other)) {
+            self.found.push(format!("shard {shard}: I9: {blocks:?} were read, and sequence {sequence} is not over: {:?}", known.entry));
+        }
+    }
+
+    /// A server answers a client in the epoch of its request.
+    pub fn answered(&mut self, server: usize, shard: ShardId, epoch: Epoch) {
+        let Some(known) = self.shards.get(shard.get() as usize) else { return };
+        if known.swapping == Some((epoch, server)) {
+            self.found.push(format!("shard {shard}: I8: server {server} has asked for roles to be swapped, and serves: {:?}", known.entry));
+        }
+        if known.entry.epoch == epoch && known.entry.cache_lost.contains(&true) {
+            self.found.push(format!("shard {shard}: I8: server {server} serves in an epoch for settling: {:?}", known.entry));
+        }
+    }
+
     /// A copy tells its primary that it has a write.
     pub fn replicated(&mut self, device: DeviceId, shard: ShardId, sequence: ShardSequence) {
         self.complete.insert((shard, sequence, device));
@@ -100,9 +191,10 @@ impl Invariants {
         let lacks = |member: &&Member| {
             home(member.device).is_none_or(|home| home.server != server) && !self.complete.contains(&(shard, sequence, member.device))
         };
-        if let Some(member) = known.entry.in_sync.members().iter().find(lacks) {
+        let growing = known.growing.filter(|(base, _)| *base == known.entry.epoch).map(|(_, joiner)| joiner);
+        if let Some(member) = known.entry.in_sync.members().iter().chain(&growing).find(lacks) {
             self.found.push(format!(
-                "shard {shard}: I2: server {server} acknowledged sequence {sequence}, which {member:?}, in sync at the newest epoch, does not have: {:?}",
+                "shard {shard}: I2: server {server} acknowledged sequence {sequence}, which {member:?}, in sync at the newest epoch or proposed, does not have: {:?}",
                 known.entry
             ));
         }
@@ -120,15 +212,24 @@ impl Invariants {
         } else if known.answered == known.entry.epoch {
             self.found.push(format!("shard {shard}: I6: server {server} answered a read after its successor had begun: {:?}", known.entry));
         }
+        let holds = |granter: &usize| {
+            let last = self.granted.get(&(*granter, server));
+            // As long as the slowest clock makes it.
+            last.is_some_and(|last| now.since(*last).get() < Terms::DEFAULT.lease.get() * 1_000 / (1_000 - DRIFT_MAX))
+        };
+        let growing = known.growing.filter(|(base, _)| *base == known.entry.epoch);
+        let growing = growing.and_then(|(_, joiner)| home(joiner.device)).map(|home| home.server);
         let lease = match known.led.get(&server) {
             None => Err("has never led it".to_owned()),
             // A sole copy needs none, and nobody can have been promoted beside it.
-            Some(None) if leads => Ok(()),
+            Some(None) if leads => match growing {
+                Some(joiner) if !holds(&joiner) => Err(format!("has proposed a joiner, and had no lease of server {joiner}")),
+                Some(_) | None => Ok(()),
+            },
             Some(None) => Err("was its only copy once, and is not now".to_owned()),
             Some(Some(granter)) => {
                 let last = self.granted.get(&(*granter, server));
-                let holds = last.is_some_and(|last| now.since(*last) < Terms::DEFAULT.lease);
-                if holds { Ok(()) } else { Err(format!("had its last lease of server {granter} at {last:?}, and it is {now:?}")) }
+                if holds(granter) { Ok(()) } else { Err(format!("had its last lease of server {granter} at {last:?}, and it is {now:?}")) }
             }
         };
         if let Err(why) = lease {
@@ -137,7 +238,12 @@ impl Invariants {
     }
 }
 
-/// I1 and I7.
+/// All writes of an epoch of a shard.
+const fn all_of(shard: ShardId, epoch: Epoch) -> RangeInclusive<(ShardId, Epoch, ShardSequence)> {
+    RangeInclusive::new((shard, epoch, ShardSequence::new(0)), (shard, epoch, ShardSequence::new(u64::MAX)))
+}
+
+/// I1, I7, I11, and the numbers that I8 relies on.
 fn check_change(shard: ShardId, old: &ShardEntry, new: &ShardEntry, cause: &Cause, home: impl Fn(DeviceId) -> Option<Home>) -> Vec<String> {
     let mut found = Vec::new();
     if new.epoch <= old.epoch {
@@ -156,6 +262,9 @@ fn check_change(shard: ShardId, old: &ShardEntry, new: &ShardEntry, cause: &Caus
     let sets: Vec<String> = after.iter().chain(&new.joining).filter_map(|member| home(member.device)).map(|home| home.fault_set).collect();
     if sets.iter().collect::<BTreeSet<_>>().len() < sets.len() {
         found.push(format!("I11: its copies are in fault sets {sets:?}"));
+    }
+    if let Some(lapsed) = new.lapsed.filter(|lapsed| lapsed.complete >= new.first_sequence) {
+        found.push(format!("I8: it begins at {}, which counts as complete already on {lapsed:?}", new.first_sequence));
     }
     found
 }
@@ -184,7 +293,7 @@ fn check_members(old: &ShardEntry, new: &ShardEntry, cause: &Cause, home: impl F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sds_core::map::InSync;
+    use sds_core::map::{InSync, Lapsed};
 
     const SHARD: ShardId = ShardId::new(0);
     const MS: u64 = 1_000_000;
@@ -262,6 +371,14 @@ mod tests {
     }
 
     #[test]
+    fn i8_an_epoch_that_begins_with_what_counts_as_complete_is_found() {
+        let lapsed = Some(Lapsed { device: DeviceId::new(2), complete: ShardSequence::new(7) });
+        let begins = |first| ShardEntry { lapsed, first_sequence: ShardSequence::new(first), ..entry(2, InSync::sole(member(1, 1))) };
+        names(&found(begins(7), &by(1, SHRINK)), "I8");
+        assert_eq!(found(begins(8), &by(1, SHRINK)), [""; 0]);
+    }
+
+    #[test]
     fn i7_a_lost_last_copy_is_found() {
         names(&found(entry(2, InSync::sole(member(3, 2))), &Cause::Other), "I7");
         names(&found(entry(2, InSync::default()), &Cause::Other), "I7");
@@ -293,6 +410,95 @@ mod tests {
         assert_eq!(known.take_found(), [""; 0]);
     }
 
+    /// A sole copy with a joiner that it has proposed.
+    fn growing() -> Invariants {
+        let mut known = placed();
+        let joining = ShardEntry { joining: Some(member(2, 1)), ..entry(2, InSync::sole(member(1, 1))) };
+        known.committed(&[joining], &by(1, SHRINK), home);
+        let proposal = Proposal { base: Epoch::new(2), proposer: Some(member(1, 1)), change: Change::Grow };
+        known.proposed(1, SHARD, &proposal);
+        assert_eq!(known.take_found(), [""; 0]);
+        known
+    }
+
+    #[test]
+    fn i4_a_joiner_that_is_proposed_before_it_has_flushed_is_found() {
+        let mut known = growing();
+        let proposal = Proposal { base: Epoch::new(2), proposer: Some(member(1, 1)), change: Change::Grow };
+        known.given(DeviceId::new(2), SHARD);
+        known.proposed(1, SHARD, &proposal);
+        names(&known.take_found(), "flushed");
+        known.flushed(DeviceId::new(2));
+        known.proposed(1, SHARD, &proposal);
+        assert_eq!(known.take_found(), [""; 0]);
+    }
+
+    #[test]
+    fn i4_a_joiner_that_was_proposed_is_needed_before_it_is_committed() {
+        let mut known = growing();
+        known.acknowledged(1, SHARD, ShardSequence::new(5), home);
+        names(&known.take_found(), "I2");
+        known.replicated(DeviceId::new(2), SHARD, ShardSequence::new(6));
+        known.acknowledged(1, SHARD, ShardSequence::new(6), home);
+        assert_eq!(known.take_found(), [""; 0]);
+        known.read(1, SHARD, Nanos::new(MS), home);
+        names(&known.take_found(), "lease");
+        known.granted(2, 1, Nanos::new(2 * MS));
+        known.read(1, SHARD, Nanos::new(3 * MS), home);
+        assert_eq!(known.take_found(), [""; 0]);
+        // It is given up.
+        known.committed(&[entry(3, InSync::sole(member(1, 1)))], &by(2, Change::Drop), home);
+        known.acknowledged(1, SHARD, ShardSequence::new(7), home);
+        known.read(1, SHARD, Nanos::new(5000 * MS), home);
+        assert_eq!(known.take_found(), [""; 0]);
+    }
+
+    #[test]
+    fn i8_an_epoch_for_settling_that_is_served_is_found() {
+        let mut known = placed();
+        let formed = ShardEntry { cache_lost: [false, true], ..entry(2, pair(1, 2)) };
+        known.committed(&[formed], &Cause::Other, home);
+        known.answered(1, SHARD, Epoch::new(1));
+        assert_eq!(known.take_found(), [""; 0]);
+        known.answered(1, SHARD, Epoch::new(2));
+        names(&known.take_found(), "for settling");
+    }
+
+    fn blocks(bytes: Range<u32>) -> Blocks {
+        Blocks { key: ExtentKey::default(), bytes }
+    }
+
+    #[test]
+    fn i9_a_read_of_what_is_on_one_copy_only_is_found() {
+        let mut known = placed();
+        let (epoch, sequence) = (Epoch::new(1), ShardSequence::new(5));
+        known.sent(SHARD, epoch, sequence, blocks(4096..8192));
+        known.told(SHARD, &blocks(0..4096));
+        assert_eq!(known.take_found(), [""; 0]);
+        known.told(SHARD, &blocks(4096..12288));
+        names(&known.take_found(), "I9");
+        known.is_over(SHARD, epoch, sequence);
+        known.told(SHARD, &blocks(4096..12288));
+        assert_eq!(known.take_found(), [""; 0]);
+    }
+
+    #[test]
+    fn i8_a_swap_of_what_is_not_drained_or_is_served_on_is_found() {
+        let mut known = placed();
+        let swap = Proposal { base: Epoch::new(1), proposer: Some(member(1, 1)), change: Change::Swap };
+        let sequence = ShardSequence::new(5);
+        known.sent(SHARD, Epoch::new(1), sequence, blocks(0..4096));
+        known.proposed(1, SHARD, &swap);
+        names(&known.take_found(), "is not over");
+        known.is_over(SHARD, Epoch::new(1), sequence);
+        known.proposed(1, SHARD, &swap);
+        known.answered(2, SHARD, Epoch::new(1));
+        known.answered(1, SHARD, Epoch::new(2));
+        assert_eq!(known.take_found(), [""; 0]);
+        known.answered(1, SHARD, Epoch::new(1));
+        names(&known.take_found(), "serves");
+    }
+
     #[test]
     fn i6_a_read_without_a_lease_or_after_the_successor_has_begun_is_found() {
         let mut known = placed();
@@ -302,7 +508,7 @@ mod tests {
         known.granted(2, 1, at(10));
         known.read(1, SHARD, at(700), home);
         assert_eq!(known.take_found(), [""; 0]);
-        known.read(1, SHARD, at(811), home);
+        known.read(1, SHARD, at(952), home);
         names(&known.take_found(), "lease");
         known.read(2, SHARD, at(700), home);
         names(&known.take_found(), "never led");

@@ -303,6 +303,28 @@ fn a_write_in_flight_at_a_power_cut_may_have_to_be_done_again() {
     story.is_right();
 }
 
+/// Simulator seed 22003373: the checker took what the cut had left for gone.
+#[test]
+fn a_write_eaten_while_its_answer_was_on_its_way_leaves_what_was_there() {
+    let eaten = |story: &mut Story| {
+        story.written(1);
+        story.flushed();
+        let write = story.write(2);
+        story.power_cut();
+        story.done(write);
+    };
+    let mut story = Story::new();
+    eaten(&mut story);
+    story.reads(1);
+    let flush = story.ask(Action::Flush, 0, 0, false);
+    story.failed(flush, Status::FlushLost);
+    story.flushed();
+    story.power_cut();
+    story.reads(1);
+    story.is_right();
+    flush_must_own_up(eaten, 1);
+}
+
 /// A flush after what `before` tells is right when it owns up to a loss, and wrong when it does not.
 fn flush_must_own_up(before: impl Fn(&mut Story), left: u64) {
     for honest in [true, false] {

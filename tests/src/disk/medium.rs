@@ -91,6 +91,15 @@ impl Medium {
         }
     }
 
+    /// What would be there if the cache fell now.
+    #[must_use]
+    pub fn durable(&self) -> Self {
+        let durable = |(number, cell): (&PieceNumber, &Cell)| {
+            cell.durable.as_ref().map(|piece| (*number, Cell { durable: Some(piece.clone()), cached: Vec::new() }))
+        };
+        Self { cells: self.cells.iter().filter_map(durable).collect(), order: self.order, ..Self::default() }
+    }
+
     /// Flips bits of a byte of what is on the medium now. The piece must not be in the cache.
     ///
     /// # Panics

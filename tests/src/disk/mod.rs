@@ -106,6 +106,7 @@ pub struct Disk {
     profile: Profile,
     /// Everything takes this many times as long.
     slowness: u64,
+    held_until: Nanos,
     in_flight: BTreeMap<RequestNumber, Request>,
     next: RequestNumber,
     chance: Prng,
@@ -122,6 +123,7 @@ impl Disk {
             bytes,
             profile,
             slowness: 1,
+            held_until: Nanos::ZERO,
             in_flight: BTreeMap::new(),
             next: 0,
             chance,
@@ -211,12 +213,32 @@ impl Disk {
         (self.next, Nanos::new(time))
     }
 
+    /// Nothing that is asked from here on is answered before then.
+    pub fn hold(&mut self, until: Nanos) {
+        self.held_until = until;
+    }
+
+    /// Before when nothing is answered.
+    #[must_use]
+    pub const fn held_until(&self) -> Nanos {
+        self.held_until
+    }
+
     /// Where a write in flight will go instead of where it was sent.
     #[must_use]
     pub fn misdirected_to(&self, number: RequestNumber) -> Option<PieceNumber> {
         match self.in_flight.get(&number)?.fate {
             Fate::Misdirected { to, .. } => Some(to),
             Fate::Well | Fate::Error | Fate::Short | Fate::Lost { .. } => None,
+        }
+    }
+
+    /// Requests in flight that were to fail succeed.
+    pub fn spare(&mut self) {
+        for request in self.in_flight.values_mut() {
+            if matches!(request.fate, Fate::Error | Fate::Short) {
+                request.fate = Fate::Well;
+            }
         }
     }
 

@@ -69,7 +69,7 @@ impl World {
 
     pub(super) fn step_client(&mut self, client: usize, input: Input<'_>) {
         let process = self.clients[client].process;
-        let now = self.now();
+        let now = self.clock_of(process);
         let Some(machine) = &mut self.clients[client].machine else { return };
         let mut out = core::mem::take(&mut self.client_out);
         machine.step(now, input, &mut self.processes[process.0].buffers, &mut out);
@@ -90,7 +90,7 @@ impl World {
         let deadline = self.clients[client].machine.as_ref().and_then(|machine| machine.deadline());
         let Some(at) = deadline else { return };
         // A timer fires after its time, never at it.
-        let at = at.max(self.now()).plus(Nanos::new(1_000));
+        let at = self.processes[process.0].clock.when(at).max(self.now()).plus(Nanos::new(1_000));
         let node = &mut self.clients[client];
         if node.wake_at.is_none_or(|known| at < known) {
             node.wake_at = Some(at);
@@ -121,6 +121,7 @@ impl World {
     fn client_told(&mut self, client: usize, event: &Told) {
         let now = self.now();
         self.trace.note(now, &[11, client as u64], || format!("client {client}: {event:?}"));
+        self.seen(event);
         match event {
             Told::FlushLost { .. } => {}
             // Before the system has a name; the MDM closes the connection, and the shell comes again.

@@ -4,8 +4,8 @@ use super::{Event, World, copies};
 use crate::checker::invariants::Cause;
 use crate::mdm::{Down, Role, Up};
 use crate::network::Party;
-use sds_core::cluster::CreateVolume;
 use sds_core::cluster::leader::{ApiReply, ApiRequest, Effect, Event as MdmEvent, Input};
+use sds_core::cluster::{Change, CreateVolume};
 use sds_core::codec;
 use sds_core::control::{MdmToClient, MdmToSds};
 use sds_core::machine::{LinkId, Token};
@@ -90,6 +90,10 @@ impl World {
     fn mdm_effect(&mut self, effect: Effect) {
         match effect {
             Effect::Propose { proposal, command } => {
+                self.seen(&command.change);
+                if let Change::Propose { proposals, .. } = &command.change {
+                    proposals.iter().for_each(|(.., proposal)| self.seen(&proposal.change));
+                }
                 self.mdm.propose(proposal, through_codec(&command));
                 let delay = self.chance.delay(COMMIT_NS);
                 self.schedule.after(delay, Event::Commit { term: self.mdm.term() });
@@ -104,8 +108,12 @@ impl World {
             }
             Effect::Answer { token, reply } => self.operator_answered(token, reply),
             Effect::Event(event) => {
-                if let MdmEvent::Cluster(sds_core::cluster::Event::ShardsChanged { shards, .. }) = &event {
-                    self.counts.changes += u64::from(*shards);
+                self.seen(&event);
+                if let MdmEvent::Cluster(event) = &event {
+                    self.seen(event);
+                    if let sds_core::cluster::Event::ShardsChanged { shards, .. } = event {
+                        self.counts.changes += u64::from(*shards);
+                    }
                 }
                 let now = self.now();
                 self.trace.note(now, &[23], || format!("mdm: {event:?}"));

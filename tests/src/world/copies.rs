@@ -12,6 +12,7 @@ use crate::plan::Replication;
 use sds_core::cluster::{Change, Cluster, Command};
 use sds_core::id::{DeviceId, VolumeId};
 use sds_core::map::{Copies, Member, ShardEntry};
+use sds_core::protocol::settle::is_for_settling;
 use sds_core::shard::shard_of;
 use sds_core::unit::{BLOCK_BYTES, ByteOffset};
 use std::collections::BTreeMap;
@@ -44,7 +45,9 @@ impl World {
         let (Some(server), Some(device)) = (self.server_of(member.device), cluster.device(member.device)) else { return false };
         let (node, known) = (&self.servers[server], cluster.server(device.sds));
         let is_present_life = known.is_some_and(|known| known.life == node.life_mark && known.incarnation == member.incarnation);
-        node.machine.is_some() && !node.stopping && !self.failed_devices.contains(&member.device) && is_present_life && device.open
+        let is_doomed = self.doomed.iter().any(|disk| self.uuids[*disk] == device.uuid);
+        let has_failed = is_doomed || self.failed_devices.contains(&member.device);
+        node.machine.is_some() && !node.stopping && !has_failed && is_present_life && device.open
     }
 
     /// Whether every shard has as many copies as it should, each in sync in its present life, and nothing is left to be done.
@@ -54,12 +57,15 @@ impl World {
 
     pub(super) fn is_clean(&self, entry: &ShardEntry) -> bool {
         let members = entry.in_sync.members();
-        members.len() == self.plan.copies.count() && entry.joining.is_none() && members.iter().all(|member| self.is_well(*member))
+        !is_for_settling(entry)
+            && members.len() == self.plan.copies.count()
+            && entry.joining.is_none()
+            && members.iter().all(|member| self.is_well(*member))
     }
 
     /// Shards whose copies are both in sync in their present lives.
     pub(super) fn whole_pairs(&self) -> Vec<Option<ShardEntry>> {
-        let is_whole = |entry: &ShardEntry| entry.in_sync.members().iter().all(|member| self.is_well(*member));
+        let is_whole = |entry: &ShardEntry| !is_for_settling(entry) && entry.in_sync.members().iter().all(|member| self.is_well(*member));
         self.shards().into_iter().map(|entry| (entry.in_sync.members().len() == 2 && is_whole(&entry)).then_some(entry)).collect()
     }
 
@@ -73,6 +79,34 @@ impl World {
             Replication::Degrades | Replication::Returns => self.shards().iter().all(|entry| self.survives(entry, process)),
             Replication::Settles => true,
         }
+    }
+
+    /// Whether a device may have forgotten something: another copy of everything it holds is in sync and well, and nothing of it was
+    /// damaged on purpose.
+    pub(super) fn may_forget(&self, disk: usize) -> bool {
+        let server = self.server_of_disk(disk);
+        let process = self.servers[server].process;
+        let alone_on_host = self.processes[process.0].servers.len() == 1 && self.servers[server].disks.len() == 1;
+        let survives = |entry: &ShardEntry| {
+            let members = entry.in_sync.members();
+            let is_it = |member: &Member| self.disk_of(member.device) == Some(disk);
+            !members.iter().any(is_it) || members.iter().any(|member| !is_it(member) && self.is_well(*member))
+        };
+        self.plan.copies == Copies::Two
+            && self.plan.replication == Replication::Settles
+            && alone_on_host
+            && !self.is_damaged(disk)
+            && self.shards().iter().all(survives)
+    }
+
+    /// Whether the MDM has heard of all that a device has made durable: only then can it see that something was forgotten.
+    pub(super) fn mdm_knows_of(&self, disk: usize) -> bool {
+        let Some(machine) = self.servers[self.server_of_disk(disk)].machine.as_ref() else { return false };
+        machine
+            .devices()
+            .iter()
+            .filter_map(|status| Some((status.device?, status.statistics.flushed)))
+            .all(|(device, flushed)| self.mdm.flushed_of(device) >= flushed && self.mdm.is_up())
     }
 
     fn survives(&self, entry: &ShardEntry, without: ProcessIndex) -> bool {

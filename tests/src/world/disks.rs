@@ -68,6 +68,7 @@ impl World {
                     .map(|piece| Box::new(piece.try_into().expect("exact chunks")))
                     .collect();
                 request.pin = Some(buffers.begin_reading(span));
+                self.await_blow(process, durable);
                 let durable = durable && self.canary != Some(Canary::DurableFlagDropped);
                 request.operation = Operation::Write { pieces, durable };
             }
@@ -83,7 +84,8 @@ impl World {
             self.schedule.after(1_000, Event::FakeDone { server, life, fake });
         }
         let (request, time) = self.disks[number].submit(request);
-        self.schedule.after(time.get(), Event::Disk { disk: number, number: request });
+        let at = self.now().plus(time).max(self.disks[number].held_until());
+        self.schedule.at(at, Event::Disk { disk: number, number: request });
         let faults = self.disks[number].take_faults();
         if self.canary != Some(Canary::AcknowledgedEarly) {
             for fault in faults {
@@ -130,7 +132,23 @@ impl World {
             let now = self.now();
             self.trace.tell(now, || format!("server {server} disk {disk} op {:x} fails: {result:?}", request.op.bits()));
         }
+        if result != DiskResult::Done {
+            self.doomed.remove(&disk);
+        }
+        let counted = (result != DiskResult::Done).then(|| self.io_errors_of(server, slot)).flatten();
         self.step_server(server, Input::Disk { slot, op: request.op, result });
+        if counted.is_some() && self.io_errors_of(server, slot) == counted {
+            self.violate(format!(
+                "server {server} disk {disk} op {:x} failed ({result:?}), and its store took it for done",
+                request.op.bits()
+            ));
+        }
+    }
+
+    /// Disk requests that a store has seen fail; `None` when its server is gone.
+    fn io_errors_of(&self, server: usize, slot: DeviceSlot) -> Option<u64> {
+        let devices = self.servers[server].machine.as_ref()?.devices();
+        devices.iter().find(|device| device.slot == slot).map(|device| device.faults.io_errors)
     }
 
     /// The shell says that a request is done which is not (a canary).

@@ -8,6 +8,7 @@ use super::{Event, UserState, World};
 use crate::history::Action;
 use crate::network::ProcessIndex;
 use crate::plan::{LIVE_COPIES_REJOIN, Replication};
+use sds_core::control::DeviceState;
 use sds_core::map::Copies;
 use sds_core::replica::NodeStatus;
 use sds_core::unit::{BLOCK_BYTES, Nanos};
@@ -147,6 +148,7 @@ impl World {
         self.network.mend();
         for disk in &mut self.disks {
             disk.set_slowness(1);
+            disk.hold(Nanos::ZERO);
         }
         for process in &mut self.processes {
             process.dies_in_step = false;
@@ -176,13 +178,16 @@ impl World {
         }
     }
 
-    /// No server has a request, a lock or a sweep any more, nothing waits, and all enforce the MDM's newest view, so the same
+    /// No server has a request, a lock or a sweep any more, nothing waits, every device is open, and all enforce the MDM's newest view, so the same
     /// epoch of every shard. What is leaked anywhere keeps the run from its end.
     fn all_is_quiet(&self) -> bool {
         let newest = self.mdm.cluster().version();
         self.servers.iter().filter_map(|server| server.machine.as_ref()).map(|machine| machine.status()).all(|status| {
             let NodeStatus { version, requests, parked, locked, sweeps, .. } = status;
             version == newest && requests + parked + locked + sweeps == 0
+        }) && self.servers.iter().filter_map(|server| server.machine.as_ref()).all(|machine| {
+            // A store that is stopped while it opens leaves what it had asked its device.
+            machine.devices().iter().all(|device| !matches!(device.state, DeviceState::Opening { .. }))
         })
     }
 

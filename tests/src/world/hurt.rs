@@ -76,7 +76,10 @@ impl World {
         let [first, second] = *entry.in_sync.members() else { return None };
         let (first, second) = (self.disk_of(first.device)?, self.disk_of(second.device)?);
         let other = if first == disk { second } else { first };
-        (self.is_clean(&entry) && entry.cache_lost.iter().all(|lost| !lost) && [first, second].contains(&disk)).then_some(other)
+        if self.disks[other].held_until() > self.now() {
+            return None;
+        }
+        (self.is_clean(&entry) && [first, second].contains(&disk)).then_some(other)
     }
 
     /// A block is damaged on a disk.
@@ -111,10 +114,16 @@ impl World {
         });
     }
 
-    /// A host's caches have fallen: lost writes may have been whole only there.
+    /// A host's caches have fallen: writes that were lost on a disk may have been whole only on another of this host's.
     pub(super) fn other_copies_fall(&mut self, host: usize) {
-        let _ = host;
-        self.expose(|_, _, hurt| hurt.how == Hurting::Written);
+        let of_host = self.servers.iter().filter(|server| self.processes[server.process.0].host == host);
+        let fallen: Vec<usize> = of_host.flat_map(|server| server.disks.clone()).collect();
+        self.expose(|_, _, hurt| hurt.how == Hurting::Written && fallen.iter().any(|disk| *disk != hurt.disk));
+    }
+
+    /// A disk will not answer for longer than is waited for it, or fails: what is damaged elsewhere cannot be read from it.
+    pub(super) fn other_copies_hang(&mut self, disk: usize) {
+        self.expose(|_, _, hurt| hurt.disk != disk);
     }
 
     fn expose(&mut self, is_exposed: impl Fn(&Self, BlockKey, &Hurt) -> bool) {
@@ -133,6 +142,11 @@ impl World {
         let known = self.mdm.cluster().volume(VolumeId::new(volume))?;
         let at = known.stripe.locate(ByteOffset::new(lba * u64::from(BLOCK_BYTES)));
         Some((ExtentKey { tree: known.tree, extent: at.extent, ..ExtentKey::default() }, at.offset / BLOCK_BYTES))
+    }
+
+    /// Whether anything was damaged on a disk.
+    pub(super) fn is_damaged(&self, disk: usize) -> bool {
+        self.hurt.values().any(|hurt| hurt.disk == disk)
     }
 
     /// Whether a block was damaged on a disk.

@@ -171,6 +171,8 @@ impl World {
                 if usable { "" } else { " (dropped: no link)" }
             )
         });
+        self.seen(&header.opcode);
+        self.seen(&header.status);
         self.watch_frame(role, link, &frame, usable);
         if !usable {
             if let Some(span) = span {
@@ -191,6 +193,9 @@ impl World {
         }
         if local {
             return self.send_across(link, by.other(), 200, Arrival::Handed(frame));
+        }
+        if matches!(header.opcode, Opcode::Write | Opcode::WriteFragment | Opcode::Zero | Opcode::Replicate) {
+            self.await_link_loss(link);
         }
         let mut arrival = to_bytes(&frame, &self.processes[from.0].buffers);
         if let Some(span) = span {

@@ -20,19 +20,21 @@ mod watch;
 
 pub use ending::Phase;
 pub use hurt::Harm;
+pub use troubles::Trouble;
 pub use user::UserState;
 
 use crate::atlas::{Atlas, BlockKey};
 use crate::buffers::{Pin, SimBuffers};
 use crate::canary::Canary;
 use crate::checker::invariants::Invariants;
-use crate::disk::{Disk, RequestNumber};
+use crate::disk::{Disk, Medium, RequestNumber};
 use crate::history::{History, Mark};
+use crate::marks::{Marked, Marks};
 use crate::mdm::{Mdm, Role};
 use crate::network::{Network, ProcessIndex, Side};
 use crate::plan::{Layout, Plan};
 use crate::prng::{Prng, mix};
-use crate::schedule::Schedule;
+use crate::schedule::{Drifting, Schedule};
 use crate::trace::{Telling, Trace};
 use client::ClientNode;
 use links::Connecting;
@@ -44,7 +46,6 @@ use sds_core::unit::{ByteCount, Nanos};
 use sds_core::{replica, volume};
 use server::{Fake, ServerNode};
 use std::collections::{BTreeMap, BTreeSet};
-use troubles::Trouble;
 use user::User;
 
 /// What is going to happen.
@@ -88,6 +89,10 @@ pub(crate) enum Event {
     User { client: usize, life: u64 },
     /// Something goes wrong.
     Trouble(Trouble),
+    /// A link breaks over which a request goes that this has waited for.
+    Break { link: LinkId },
+    /// A process dies, or its host loses power, at a write that this has waited for.
+    Blow { process: ProcessIndex, power: bool },
     /// A slow device is fast again.
     Hasten { disk: usize },
     /// The run looks whether its phase is over.
@@ -109,6 +114,9 @@ pub(crate) struct Process {
     pub(crate) life: u64,
     pub(crate) alive: bool,
     pub(crate) paused_until: Nanos,
+    /// When its pause is over it looks at its clock before it looks at what has come meanwhile.
+    pub(crate) timers_first: bool,
+    pub(crate) clock: Drifting,
     pub(crate) buffers: SimBuffers,
     pub(crate) servers: Vec<usize>,
     pub(crate) clients: Vec<usize>,
@@ -143,6 +151,8 @@ pub struct Counts {
     pub link_losses: u64,
     /// Ways cut.
     pub cuts: u64,
+    /// Proposals that were bad moments.
+    pub ambushes: u64,
     /// Changes of shards that servers proposed and the MDM made.
     pub changes: u64,
     /// Acknowledged writes that were looked for on their devices.
@@ -197,11 +207,20 @@ pub struct World {
     troubled_hosts: BTreeSet<usize>,
     /// Devices that have failed in their process's life.
     failed_devices: BTreeSet<DeviceId>,
+    /// Disks with a request in flight that will fail: as good as failed for whoever may end.
+    doomed: BTreeSet<usize>,
     /// The shards that had two copies in sync when everybody had finished.
     pairs_at_rest: Vec<Option<ShardEntry>>,
     pub(crate) ghosts: Vec<links::Ghost>,
     pub(crate) armed: Vec<troubles::Armed>,
+    /// What was durable on a device a while ago.
+    image: Option<(usize, Medium)>,
+    /// Its host is without power, and it will be found like that.
+    is_going_back: bool,
+    /// What only the MDM's leader has heard is needed until then.
+    mdm_stays_until: Nanos,
     pub(crate) counts: Counts,
+    pub(crate) marks: Marks,
     pub(crate) violations: Vec<String>,
     server_out: Outbox<replica::interface::Effect>,
     client_out: Outbox<volume::interface::Effect>,
@@ -228,7 +247,7 @@ impl World {
             servers: Vec::new(),
             clients: Vec::new(),
             network: Network::default(),
-            mdm: Mdm::new(system),
+            mdm: Mdm::new(system, Drifting::draw(plan.drift, &mut chance.fork(2))),
             mdm_wake: None,
             system,
             phase: Phase::Troubled,
@@ -250,10 +269,15 @@ impl World {
             fallen: BTreeSet::new(),
             troubled_hosts: BTreeSet::new(),
             failed_devices: BTreeSet::new(),
+            doomed: BTreeSet::new(),
             pairs_at_rest: Vec::new(),
             ghosts: Vec::new(),
             armed: Vec::new(),
+            image: None,
+            is_going_back: false,
+            mdm_stays_until: Nanos::ZERO,
             counts: Counts::default(),
+            marks: Marks::default(),
             violations: Vec::new(),
             server_out: Outbox::new(),
             client_out: Outbox::new(),
@@ -319,6 +343,8 @@ impl World {
             life: 0,
             alive: false,
             paused_until: Nanos::ZERO,
+            timers_first: false,
+            clock: Drifting::draw(self.plan.drift, chance),
             buffers: SimBuffers::new(self.plan.budgets, 0),
             servers: Vec::new(),
             clients: Vec::new(),
@@ -334,10 +360,25 @@ impl World {
         self.schedule.now()
     }
 
+    /// What the clock of a process's host shows.
+    fn clock_of(&self, process: ProcessIndex) -> Nanos {
+        self.processes[process.0].clock.shows(self.now())
+    }
+
     /// What was counted.
     #[must_use]
     pub const fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// What was reached.
+    #[must_use]
+    pub const fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    pub(crate) fn seen(&mut self, what: &impl Marked) {
+        self.marks.hit(what.mark());
     }
 
     /// What the users saw.
@@ -381,8 +422,9 @@ impl World {
         if let Some(process) = self.process_of(&event) {
             let until = self.processes[process.0].paused_until;
             if until > self.now() {
-                // Later, in the same order.
-                self.schedule.at(until, event);
+                // Later, in the same order, or timers first.
+                let waits = self.processes[process.0].timers_first && !matches!(event, Event::Wake { .. });
+                self.schedule.at(until.plus(Nanos::new(u64::from(waits))), event);
                 return true;
             }
         }
@@ -411,6 +453,8 @@ impl World {
             | Event::StartMdm
             | Event::Operate
             | Event::Trouble(_)
+            | Event::Break { .. }
+            | Event::Blow { .. }
             | Event::Hasten { .. }
             | Event::Look => None,
         }
@@ -442,6 +486,8 @@ impl World {
             Event::Operate => self.operate(),
             Event::User { client, life } => self.user_looks(client, life),
             Event::Trouble(trouble) => self.trouble(trouble),
+            Event::Break { link } => self.break_if_whole(link),
+            Event::Blow { process, power } => self.blow(process, power),
             Event::Hasten { disk } => self.disks[disk].set_slowness(1),
             Event::Look => self.look(),
         }

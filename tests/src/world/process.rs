@@ -18,11 +18,13 @@ impl World {
         process.alive = true;
         process.life = self.lives;
         process.paused_until = Nanos::ZERO;
+        process.timers_first = false;
         process.dies_in_step = false;
         process.buffers = SimBuffers::new(self.plan.budgets, self.lives);
         let (life, host) = (process.life, process.host);
         let (servers, clients) = (process.servers.clone(), process.clients.clone());
         self.hosts[host].is_dark = false;
+        self.go_back(index);
         let now = self.now();
         self.trace.note(now, &[1, index.0 as u64, life], || format!("process {} starts, life {life}", index.0));
         for server in servers {

@@ -43,6 +43,24 @@ impl World {
         self.clients.len()
     }
 
+    /// How many copies of every block there are.
+    #[must_use]
+    pub fn copies(&self) -> Copies {
+        self.plan.copies
+    }
+
+    /// What is durable on a server's first device now.
+    #[must_use]
+    pub fn image(&self, server: usize) -> Medium {
+        self.disks[self.servers[server].disks[0]].medium().durable()
+    }
+
+    /// A server's host loses power, and its first device is found as it once was.
+    pub fn bring_back(&mut self, server: usize, image: Medium) {
+        self.cut_power_of_server(server);
+        *self.disks[self.servers[server].disks[0]].medium_mut() = image;
+    }
+
     /// From here on a user does only what the script says.
     pub fn take_over_user(&mut self, client: usize) {
         self.clients[client].user.scripted = true;

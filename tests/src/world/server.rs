@@ -11,6 +11,7 @@ use sds_core::collections::OpId;
 use sds_core::control::{CONTROL_VERSION, Capacity, DeviceReport, SdsToMdm};
 use sds_core::id::{BootId, DeviceUuid, SdsUuid, SystemId};
 use sds_core::machine::LinkId;
+use sds_core::protocol::membership::Change;
 use sds_core::replica::Replica;
 use sds_core::replica::interface::{DeviceSlot, Effect, Event as Told, Input, ReplicaOptions};
 use sds_core::store::format::{FormatOptions, plan};
@@ -30,6 +31,8 @@ pub(crate) struct ServerNode {
     /// It has registered over it.
     pub(crate) greeted: bool,
     pub(super) life_mark: u128,
+    /// When it last proposed to go on without another copy.
+    pub(super) shrank: Option<Nanos>,
     steps: u64,
     /// It was told to stop, and has said that it has.
     pub(crate) stopping: bool,
@@ -59,6 +62,7 @@ impl ServerNode {
             control: None,
             greeted: false,
             life_mark: 0,
+            shrank: None,
             steps: 0,
             stopping: false,
             stopped: false,
@@ -94,6 +98,7 @@ impl World {
         let fresh = u128::from(self.fresh()) | 1;
         let process = self.servers[server].process;
         for disk in self.servers[server].disks.clone() {
+            self.doomed.remove(&disk);
             if let Some((device, _)) = self.mdm.cluster().device_by_uuid(self.uuids[disk]) {
                 self.failed_devices.remove(&device);
             }
@@ -130,7 +135,7 @@ impl World {
 
     pub(super) fn step_server(&mut self, server: usize, input: Input<'_>) {
         let process = self.servers[server].process;
-        let now = self.now();
+        let now = self.clock_of(process);
         let node = &mut self.servers[server];
         let Some(machine) = &mut node.machine else { return };
         node.steps += 1;
@@ -157,7 +162,7 @@ impl World {
     fn wake_server_by(&mut self, server: usize, deadline: Option<Nanos>) {
         let Some(at) = deadline else { return };
         // A timer fires after its time, never at it.
-        let at = at.max(self.now()).plus(Nanos::new(1_000));
+        let at = self.processes[self.servers[server].process.0].clock.when(at).max(self.now()).plus(Nanos::new(1_000));
         let node = &mut self.servers[server];
         if node.wake_at.is_none_or(|known| at < known) {
             node.wake_at = Some(at);
@@ -179,7 +184,14 @@ impl World {
             Effect::Propose { proposals } => {
                 // The new epochs begin above the ceilings that the MDM knows of.
                 self.say_alive(server);
+                self.watch_proposals(server, &proposals);
+                if proposals.iter().any(|(_, _, proposal)| matches!(proposal.change, Change::Shrink { .. })) {
+                    self.servers[server].shrank = Some(self.now());
+                    self.spare_doomed(server);
+                }
+                let shards: Vec<_> = proposals.iter().map(|(_, shard, _)| *shard).collect();
                 self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Propose { proposals }));
+                self.ambush(server, shards.into_iter());
             }
             Effect::Register => self.register(server),
             Effect::Confirm { version } => self.tell_mdm(Role::Server(server), Up::Sds(SdsToMdm::Confirm { version })),
@@ -194,6 +206,7 @@ impl World {
     fn server_told(&mut self, server: usize, event: Told) {
         let now = self.now();
         self.trace.note(now, &[10, server as u64], || format!("server {server}: {event:?}"));
+        self.seen(&event);
         match event {
             Told::Store { slot, event } => {
                 let disk = self.servers[server].disks[usize::from(slot.0)];
@@ -223,6 +236,7 @@ impl World {
     }
 
     fn store_told(&mut self, server: usize, disk: usize, event: StoreEvent) {
+        self.seen(&event);
         match event {
             StoreEvent::Opening { .. } => {}
             StoreEvent::Opened(_) => self.device_opened(disk),

@@ -8,32 +8,67 @@ use crate::disk::{Fate, Operation, Request};
 use crate::history::Mark;
 use crate::network::{Party, ProcessIndex};
 use crate::plan::Every;
-use sds_core::replica::interface::Input;
+use sds_core::id::ShardId;
+use sds_core::machine::LinkId;
+use sds_core::map::{Member, ShardEntry};
+use sds_core::replica::interface::{Input, ReplicaOptions};
 use sds_core::unit::Nanos;
 
 /// A kind of trouble.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// A process is killed.
     Crash,
+    /// A host loses power.
     PowerCut,
+    /// A link breaks.
     LinkLoss,
+    /// A process does nothing for a while.
     Pause,
+    /// The MDM is away for a while.
     MdmLoss,
+    /// A control connection breaks.
     ControlLoss,
+    /// A server is stopped cleanly.
     CleanRestart,
+    /// A device is slow for a while.
     SlowDisk,
+    /// A device answers nothing for longer than is waited for it.
+    HungDisk,
+    /// A device whose host lost power is found as it was a while before.
+    OldDisk,
+    /// A bit of a data block at rest changes.
     Flip,
+    /// A data write is acknowledged and not done.
     LostWrite,
+    /// A data write goes to another data block.
     MisdirectedWrite,
+    /// A data block at rest cannot be read.
     LatentError,
+    /// A write or flush fails.
     WriteError,
+    /// A user gives its volume back.
     Reopen,
+    /// A payload changes under way.
     DamagedPayload,
+    /// Nothing gets from somebody to somebody else for a while.
     Cut,
+    /// The next proposal of a data server is a bad moment.
+    Ambush,
+    /// A secondary wakes up and takes its primary for silent.
+    FalseSilence,
+    /// A server is asked to give shards to their secondaries, however things stand.
+    HandOver,
 }
 
+/// At least so long a host is without power whose device goes back.
+const GOING_BACK_NS: u64 = 1_500_000_000;
+/// A proposal that takes longer has been lost.
+const SHRINK_TIME: Nanos = Nanos::from_millis(5_000);
+
 impl Trouble {
-    pub(crate) const ALL: [Self; 16] = [
+    /// All of them.
+    pub const ALL: [Self; 21] = [
         Self::Crash,
         Self::PowerCut,
         Self::LinkLoss,
@@ -42,6 +77,8 @@ impl Trouble {
         Self::ControlLoss,
         Self::CleanRestart,
         Self::SlowDisk,
+        Self::HungDisk,
+        Self::OldDisk,
         Self::Flip,
         Self::LostWrite,
         Self::MisdirectedWrite,
@@ -50,6 +87,9 @@ impl Trouble {
         Self::Reopen,
         Self::DamagedPayload,
         Self::Cut,
+        Self::Ambush,
+        Self::FalseSilence,
+        Self::HandOver,
     ];
 }
 
@@ -64,6 +104,12 @@ pub(crate) enum Armed {
     Error { disk: usize, short: bool },
     /// The next payload is damaged.
     Payload,
+    /// The next proposal of a data server is a bad moment.
+    Ambush,
+    /// The link of the next frame that changes blocks breaks while it is under way, or soon after.
+    LinkLoss,
+    /// The process of the next disk write (or durable one) dies before, at or soon after its end; or its host loses power.
+    Blow { power: bool, durable: bool },
 }
 
 impl World {
@@ -78,6 +124,8 @@ impl World {
             Trouble::ControlLoss => troubles.control_loss,
             Trouble::CleanRestart => troubles.clean_restart,
             Trouble::SlowDisk => troubles.slow_disk,
+            Trouble::HungDisk => troubles.hung_disk,
+            Trouble::OldDisk => troubles.old_disk,
             Trouble::Flip => troubles.flip,
             Trouble::LostWrite => troubles.lost_write,
             Trouble::MisdirectedWrite => troubles.misdirected_write,
@@ -86,6 +134,9 @@ impl World {
             Trouble::Reopen => troubles.reopen,
             Trouble::DamagedPayload => troubles.damaged_payload,
             Trouble::Cut => troubles.cut,
+            Trouble::Ambush => troubles.ambush,
+            Trouble::FalseSilence => troubles.false_silence,
+            Trouble::HandOver => troubles.hand_over,
         }
     }
 
@@ -102,22 +153,34 @@ impl World {
         }
         self.schedule_trouble(trouble);
         match trouble {
+            // Most of a run its users rest, and where nothing is on its way a crash shows little.
+            Trouble::Crash | Trouble::PowerCut if self.chance.chance(1, 2) => {
+                let durable = self.plan.profile.volatile_cache && self.chance.chance(1, 2);
+                self.armed.push(Armed::Blow { power: trouble == Trouble::PowerCut, durable });
+            }
             Trouble::Crash => self.crash_some(),
-            Trouble::PowerCut => self.cut_some_power(),
+            Trouble::PowerCut => {
+                let host = self.chance.index(self.hosts.len());
+                self.cut_power_around(host);
+            }
+            Trouble::LinkLoss if self.chance.chance(1, 2) => self.armed.push(Armed::LinkLoss),
             Trouble::LinkLoss => {
                 let links = self.network.whole();
                 if !links.is_empty() {
                     let link = *self.chance.pick(&links);
+                    self.seen(&trouble);
                     self.break_link(link);
                 }
             }
             Trouble::Pause => {
                 let process = self.some_process();
                 let nanos = *self.chance.pick(&[20_000_000, 300_000_000, 2_000_000_000, 6_000_000_000]);
+                self.seen(&trouble);
                 self.pause(process, self.now().plus(Nanos::new(nanos)));
             }
             Trouble::MdmLoss => {
-                if self.mdm.is_up() {
+                if self.mdm.is_up() && self.now() >= self.mdm_stays_until {
+                    self.seen(&trouble);
                     self.stop_mdm();
                 }
             }
@@ -125,28 +188,34 @@ impl World {
                 let connections = self.mdm.whole();
                 if !connections.is_empty() {
                     let connection = *self.chance.pick(&connections);
+                    self.seen(&trouble);
                     self.break_control(connection);
                 }
             }
             Trouble::CleanRestart => {
                 let server = self.chance.index(self.servers.len());
                 if self.may_end(self.servers[server].process) {
+                    self.seen(&trouble);
                     self.ask_to_stop(server);
                 }
             }
             Trouble::SlowDisk => {
                 let disk = self.chance.index(self.disks.len());
                 let times = *self.chance.pick(&[5, 50, 500]);
+                self.seen(&trouble);
                 self.disks[disk].set_slowness(times);
                 let nanos = self.chance.below(3_000_000_000);
                 self.schedule.after(nanos, Event::Hasten { disk });
             }
+            Trouble::HungDisk => self.hang_some(),
+            Trouble::OldDisk => self.bring_back_some(),
             Trouble::Flip => self.flip_some(),
             Trouble::LostWrite => self.armed.push(Armed::Lost),
             Trouble::MisdirectedWrite => self.armed.push(Armed::Misdirected),
             Trouble::LatentError => {
                 if let Some((disk, piece, block)) = self.some_data_piece().filter(|(disk, _, block)| self.may_hurt(*disk, *block)) {
                     self.counts.faults += 1;
+                    self.seen(&trouble);
                     self.hurt(disk, block, Hurting::AtRest);
                     self.disks[disk].medium_mut().make_unreadable(piece);
                 }
@@ -162,12 +231,17 @@ impl World {
             }
             Trouble::Reopen => {
                 let client = self.chance.index(self.clients.len());
+                self.seen(&trouble);
                 self.clients[client].user.leave = true;
             }
             // One at a time: a client gives up after several damaged answers to one request.
             Trouble::DamagedPayload if self.armed.contains(&Armed::Payload) => {}
             Trouble::DamagedPayload => self.armed.push(Armed::Payload),
             Trouble::Cut => self.cut_some(),
+            Trouble::Ambush if self.armed.contains(&Armed::Ambush) => {}
+            Trouble::Ambush => self.armed.push(Armed::Ambush),
+            Trouble::FalseSilence => self.mislead_some_secondary(),
+            Trouble::HandOver => self.ask_for_some_shards(),
         }
     }
 
@@ -181,6 +255,7 @@ impl World {
             return;
         }
         self.counts.crashes += 1;
+        self.seen(&Trouble::Crash);
         if self.chance.chance(1, 2) {
             self.kill_process(process);
             self.restart_later(process);
@@ -203,6 +278,72 @@ impl World {
             self.cut_way(Party::Process(process), other, until, out, back);
         }
         self.counts.cuts += 1;
+        self.seen(&Trouble::Cut);
+    }
+
+    /// A server has proposed changes of shards: if this is to be a bad moment, it is one for it or for the other copy's server. What
+    /// nobody hears of is committed all the same.
+    pub(super) fn ambush(&mut self, server: usize, shards: impl Iterator<Item = ShardId>) {
+        let Some(position) = self.armed.iter().position(|armed| *armed == Armed::Ambush) else { return };
+        let process = self.servers[server].process;
+        let known = self.shards();
+        let entries = shards.filter_map(|shard| known.get(shard.get() as usize).copied());
+        let devices = entries.flat_map(|entry| entry.in_sync.members().iter().copied().chain(entry.joining).collect::<Vec<_>>());
+        let servers = devices.filter_map(|member| self.server_of(member.device)).map(|server| self.servers[server].process);
+        let Some(other) = servers.into_iter().find(|other| *other != process) else { return };
+        self.armed.remove(position);
+        let until = self.now().plus(Nanos::from_millis(*self.chance.pick(&[400, 2_500, 5_000])));
+        let (own, others) = (Party::Process(process), Party::Process(other));
+        match self.chance.below(7) {
+            0 => self.cut_way(own, Party::Mdm, until, false, true),
+            1 => {
+                self.cut_way(own, Party::Mdm, until, false, true);
+                self.cut_way(own, others, until, true, true);
+            }
+            2 => self.cut_way(own, others, until, true, false),
+            3 => self.processes[process.0].dies_in_step = self.may_end(process),
+            4 => self.processes[other.0].dies_in_step = self.may_end(other),
+            5 => self.pause(process, until),
+            _ => self.pause(other, until),
+        }
+        self.counts.ambushes += 1;
+        self.seen(&Trouble::Ambush);
+    }
+
+    /// A secondary that wakes up may look at its clock before it looks at its sockets, where its primary's beacons wait: it takes that for lost. The
+    /// primary is cut off from the MDM, its clients are not cut off from it.
+    fn mislead_some_secondary(&mut self) {
+        let pairs: Vec<ShardEntry> = self.whole_pairs().into_iter().flatten().collect();
+        if pairs.is_empty() {
+            return;
+        }
+        let [primary, secondary] = *self.chance.pick(&pairs).in_sync.members() else { return };
+        let process = |member: Member| self.server_of(member.device).map(|server| self.servers[server].process);
+        let (Some(primary), Some(secondary)) = (process(primary), process(secondary)) else { return };
+        if primary == secondary {
+            return;
+        }
+        self.seen(&Trouble::FalseSilence);
+        let now = self.now();
+        self.cut_way(Party::Process(primary), Party::Mdm, now.plus(Nanos::from_millis(5_000)), true, true);
+        let silence = Nanos::from_millis(1_050 + self.chance.below(1_500));
+        self.pause(secondary, now.plus(silence));
+        self.processes[secondary.0].timers_first = true;
+    }
+
+    /// The MDM asks for roles to be changed in calm times only; a server must bear it at any time.
+    fn ask_for_some_shards(&mut self) {
+        let server = self.chance.index(self.servers.len());
+        let Some(pool) = self.mdm.cluster().pool_by_name(super::control::POOL).map(|(id, _)| id) else { return };
+        let leads = |entry: &ShardEntry| entry.in_sync.primary().and_then(|primary| self.server_of(primary.device)) == Some(server);
+        let led = self.shards().into_iter().zip(0..).filter(|(entry, _)| leads(entry));
+        let shards: Vec<_> = led.map(|(entry, shard)| (pool, ShardId::new(shard), entry.epoch)).take(4).collect();
+        let is_awake = self.processes[self.servers[server].process.0].paused_until <= self.now();
+        if is_awake && self.servers[server].machine.is_some() && !self.servers[server].stopping && !shards.is_empty() {
+            self.counts.hand_overs += shards.len() as u64;
+            self.seen(&Trouble::HandOver);
+            self.step_server(server, Input::HandOver { shards: &shards });
+        }
     }
 
     /// Cuts the way there, the way back, or both.
@@ -219,9 +360,48 @@ impl World {
         }
     }
 
-    fn cut_some_power(&mut self) {
-        let hosts: Vec<usize> =
-            if self.chance.chance(1, 3) { (0..self.hosts.len()).collect() } else { vec![self.chance.index(self.hosts.len())] };
+    /// A disk write begins: what has waited for one comes about when it ends.
+    pub(super) fn await_blow(&mut self, process: ProcessIndex, is_durable: bool) {
+        let waits = |armed: &Armed| matches!(armed, Armed::Blow { durable, .. } if is_durable || !durable);
+        let Some(position) = self.armed.iter().position(waits) else { return };
+        let Armed::Blow { power, .. } = self.armed.remove(position) else { return };
+        let longest = *self.chance.pick(&[200_000, 2_000_000, 20_000_000]);
+        let delay = self.chance.below(longest);
+        self.schedule.after(delay, Event::Blow { process, power });
+    }
+
+    pub(super) fn blow(&mut self, process: ProcessIndex, power: bool) {
+        if self.phase != Phase::Troubled {
+            return;
+        }
+        if power {
+            self.cut_power_around(self.processes[process.0].host);
+        } else if self.processes[process.0].alive && self.may_end(process) {
+            self.counts.crashes += 1;
+            self.seen(&Trouble::Crash);
+            self.kill_process(process);
+            self.restart_later(process);
+        }
+    }
+
+    /// A frame that changes blocks goes out: its link may have waited for that to break.
+    pub(super) fn await_link_loss(&mut self, link: LinkId) {
+        let Some(position) = self.armed.iter().position(|armed| *armed == Armed::LinkLoss) else { return };
+        self.armed.remove(position);
+        let delay = self.network_delay() + self.network_delay();
+        self.schedule.after(delay, Event::Break { link });
+    }
+
+    pub(super) fn break_if_whole(&mut self, link: LinkId) {
+        if self.phase == Phase::Troubled && self.network.get(link).is_some_and(|known| !known.broken) {
+            self.seen(&Trouble::LinkLoss);
+            self.break_link(link);
+        }
+    }
+
+    /// A host loses power, or all of them.
+    fn cut_power_around(&mut self, host: usize) {
+        let hosts: Vec<usize> = if self.chance.chance(1, 3) { (0..self.hosts.len()).collect() } else { vec![host] };
         for host in hosts {
             let of_host = |process: &Process| process.host == host;
             if !(0..self.processes.len())
@@ -230,6 +410,7 @@ impl World {
             {
                 continue;
             }
+            self.seen(&Trouble::PowerCut);
             self.cut_power(host);
             for process in 0..self.processes.len() {
                 if self.processes[process].host == host {
@@ -239,11 +420,62 @@ impl World {
         }
     }
 
+    /// A device takes requests and does not answer for a while, and then answers all.
+    fn hang_some(&mut self) {
+        let disk = self.chance.index(self.disks.len());
+        let process = self.servers[self.server_of_disk(disk)].process;
+        if self.may_end(process) {
+            self.seen(&Trouble::HungDisk);
+            let nanos = ReplicaOptions::DISK_HANG_DEFAULT.get() + self.chance.below(15_000_000_000);
+            let until = self.now().plus(Nanos::new(nanos));
+            self.disks[disk].hold(until);
+            self.other_copies_hang(disk);
+        }
+    }
+
+    /// First what is durable on a device is remembered; the next time its host loses power, and the device is found as it was then.
+    fn bring_back_some(&mut self) {
+        if self.is_going_back {
+            return;
+        }
+        let Some((disk, image)) = self.image.take() else {
+            let disk = self.chance.index(self.disks.len());
+            self.image = Some((disk, self.disks[disk].medium().durable()));
+            return;
+        };
+        let process = self.servers[self.server_of_disk(disk)].process;
+        if self.processes[process.0].alive && self.mdm_knows_of(disk) && self.may_forget(disk) {
+            self.cut_power(self.processes[process.0].host);
+            // What its server had proposed is decided by then.
+            let delay = GOING_BACK_NS + self.chance.below(GOING_BACK_NS);
+            self.processes[process.0].starting = true;
+            self.schedule.after(delay, Event::Start(process));
+            self.mdm_stays_until = self.now().plus(Nanos::new(4 * GOING_BACK_NS));
+            self.image = Some((disk, image));
+            self.is_going_back = true;
+        }
+    }
+
+    /// A process starts: its device may be found as it once was.
+    pub(super) fn go_back(&mut self, process: ProcessIndex) {
+        let of_process = |disk: usize| self.servers[self.server_of_disk(disk)].process == process;
+        if !self.is_going_back || !self.image.as_ref().is_some_and(|(disk, _)| of_process(*disk)) {
+            return;
+        }
+        self.is_going_back = false;
+        let Some((disk, image)) = self.image.take() else { return };
+        if self.phase == Phase::Troubled && self.mdm.is_up() && self.may_forget(disk) {
+            self.seen(&Trouble::OldDisk);
+            *self.disks[disk].medium_mut() = image;
+        }
+    }
+
     /// A process does nothing until then; the world goes on.
     pub(crate) fn pause(&mut self, process: ProcessIndex, until: Nanos) {
         let now = self.now();
         self.trace.note(now, &[40, process.0 as u64], || format!("process {} pauses until {}", process.0, crate::trace::Stamp(until)));
         self.processes[process.0].paused_until = until;
+        self.processes[process.0].timers_first = false;
     }
 
     pub(super) fn ask_to_stop(&mut self, server: usize) {
@@ -274,6 +506,7 @@ impl World {
     fn flip_some(&mut self) {
         if let Some((disk, piece, block)) = self.some_data_piece().filter(|(disk, _, block)| self.may_hurt(*disk, *block)) {
             self.counts.faults += 1;
+            self.seen(&Trouble::Flip);
             self.hurt(disk, block, Hurting::AtRest);
             let (byte, bit) = (self.chance.index(4096), self.chance.below(8));
             self.disks[disk].medium_mut().flip(piece, byte, 1 << bit);
@@ -316,9 +549,19 @@ impl World {
                 | Canary::ChecksumForged
                 | Canary::FenceLifted
                 | Canary::AcknowledgedEarly
-                | Canary::GhostDelivered,
+                | Canary::GhostDelivered
+                | Canary::Rule(_),
             )
             | None => None,
+        }
+    }
+
+    /// What is in flight on a server's disks does not fail after all.
+    pub(super) fn spare_doomed(&mut self, server: usize) {
+        for disk in self.servers[server].disks.clone() {
+            if self.doomed.remove(&disk) {
+                self.disks[disk].spare();
+            }
         }
     }
 
@@ -326,7 +569,7 @@ impl World {
         let Some(position) = self.armed.iter().position(|armed| match armed {
             Armed::Lost | Armed::Misdirected => matches!(request.operation, Operation::Write { .. }),
             Armed::Error { disk: on, .. } => *on == disk && !matches!(request.operation, Operation::Read),
-            Armed::Payload => false,
+            Armed::Payload | Armed::Ambush | Armed::LinkLoss | Armed::Blow { .. } => false,
         }) else {
             return Fate::Well;
         };
@@ -339,6 +582,7 @@ impl World {
                 self.hurt(disk, block, Hurting::Written);
                 let since = self.history.moment(self.now());
                 self.lost_blocks.push(LostBlock { disk, block, since });
+                self.seen(&Trouble::LostWrite);
                 Fate::Lost { piece }
             }
             Armed::Misdirected => {
@@ -352,14 +596,19 @@ impl World {
                 self.hurt(disk, victim, Hurting::AtRest);
                 let since = self.history.moment(self.now());
                 self.lost_blocks.push(LostBlock { disk: on, block, since });
+                self.seen(&Trouble::MisdirectedWrite);
                 Fate::Misdirected { piece, to }
             }
             Armed::Error { short, .. } => {
-                let process = self.servers[server].process;
-                if !self.may_end(process) {
+                // One that has just asked for the other copy to go may be about to have the only one.
+                let shrinks = self.servers[server].shrank.is_some_and(|at| self.now() < at.plus(SHRINK_TIME));
+                if shrinks || !self.may_end(self.servers[server].process) {
                     return Fate::Well;
                 }
+                self.seen(&Trouble::WriteError);
                 self.device_in_trouble(server);
+                self.doomed.insert(disk);
+                self.other_copies_hang(disk);
                 // The only copy of a block whose write failed reads as an error until it is written again, in this life of
                 // the process (`DeviceFailed`) and, its record being on the device and its data not, in the next (`Corrupt`).
                 for (_, (volume, lba)) in self.data_pieces_of(request) {
@@ -369,7 +618,7 @@ impl World {
                 }
                 if short { Fate::Short } else { Fate::Error }
             }
-            Armed::Payload => return Fate::Well,
+            Armed::Payload | Armed::Ambush | Armed::LinkLoss | Armed::Blow { .. } => return Fate::Well,
         };
         self.armed.remove(position);
         self.counts.faults += 1;
@@ -386,6 +635,7 @@ impl World {
         let Some(position) = self.armed.iter().position(|armed| *armed == Armed::Payload) else { return false };
         self.armed.remove(position);
         self.counts.faults += 1;
+        self.seen(&Trouble::DamagedPayload);
         true
     }
 }

@@ -4,12 +4,13 @@
 
 use super::World;
 use crate::autopsy::Autopsy;
-use crate::checker::invariants::{Cause, Home};
+use crate::checker::invariants::{Blocks, Cause, Home};
 use crate::mdm::Role;
 use sds_core::error::Status;
-use sds_core::id::{DeviceId, TreeId};
+use sds_core::id::{DeviceId, PoolId, ShardId, TreeId};
 use sds_core::machine::LinkId;
 use sds_core::map::{Copies, Member, ShardEntry};
+use sds_core::protocol::membership::Proposal;
 use sds_core::store::interface::ExtentKey;
 use sds_core::unit::BLOCK_BYTES;
 use sds_core::wire::{Frame, Header, Opcode};
@@ -37,6 +38,14 @@ impl World {
         self.tell_broken();
     }
 
+    /// A data server proposes changes.
+    pub(super) fn watch_proposals(&mut self, server: usize, proposals: &[(PoolId, ShardId, Proposal)]) {
+        for (_, shard, proposal) in proposals {
+            self.invariants.proposed(server, *shard, proposal);
+        }
+        self.tell_broken();
+    }
+
     fn tell_broken(&mut self) {
         for story in self.invariants.take_found() {
             self.violate(story);
@@ -54,12 +63,28 @@ impl World {
             }
             Role::Client(_) => return,
         };
+        let comes_again = matches!(header.status, Status::NotReady | Status::MapStale | Status::Stopping | Status::PayloadDamaged);
+        if header.opcode == Opcode::ReplicateReply && !comes_again {
+            self.invariants.is_over(header.shard, header.epoch, header.sequence);
+        }
         if header.status != Status::Ok {
             return;
         }
         let now = self.now();
         let mut known = core::mem::take(&mut self.invariants);
+        if let (Opcode::ReadReply, Some(volume)) = (header.opcode, self.mdm.cluster().volume(header.volume)) {
+            known.told(header.shard, &blocks_of(volume.tree, header));
+        }
+        if matches!(header.opcode, Opcode::WriteReply | Opcode::ReadReply | Opcode::BlockStatusReply) {
+            known.answered(server, header.shard, header.epoch);
+        }
         match header.opcode {
+            Opcode::Replicate | Opcode::ReplicateZero => {
+                let blocks = blocks_of(TreeId::new(header.volume.get()), header);
+                known.sent(header.shard, header.epoch, header.sequence, blocks);
+            }
+            Opcode::ResyncReply => known.given(header.device, header.shard),
+            Opcode::ReplicateFlushReply => known.flushed(header.device),
             Opcode::ReplicateReply => known.replicated(header.device, header.shard, header.sequence),
             Opcode::Grant => {
                 if let Some(Role::Server(to)) = self.network.get(link).map(|known| known.end(known.side_of(role).other()).role) {
@@ -126,4 +151,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The whole blocks that a frame is about.
+fn blocks_of(tree: TreeId, header: &Header) -> Blocks {
+    let end = (header.offset + header.length).next_multiple_of(BLOCK_BYTES);
+    Blocks { key: ExtentKey { tree, extent: header.extent, layer: header.layer }, bytes: header.offset / BLOCK_BYTES * BLOCK_BYTES..end }
 }

@@ -5,16 +5,19 @@ use crate::copies::{verify, wait_until_clean};
 use crate::harness::cluster::{Cluster, Process, RESTART};
 use crate::harness::load::{Load, Region, regions};
 use crate::harness::nbd::Client;
+use serde_json::Value;
 use std::fs;
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 const DEVICE: u64 = 64 * MIB;
 const VOLUME: u64 = 32 * MIB;
 
-/// A system that has something stored.
+/// A system that has something stored, on both copies: a busy machine may lose one for a moment.
 fn loaded(name: &str, seed: u64) -> (Cluster, Vec<Region>) {
-    let cluster = Cluster::start_with_two_copies(name, DEVICE, "disk", VOLUME);
+    let mut cluster = Cluster::start_with_two_copies(name, DEVICE, "disk", VOLUME);
     let areas = more(&cluster, regions(VOLUME, 2, seed), 2000);
+    wait_until_clean(&mut cluster);
     (cluster, areas)
 }
 
@@ -27,10 +30,28 @@ fn more(cluster: &Cluster, areas: Vec<Region>, requests: u64) -> Vec<Region> {
     areas
 }
 
+/// Until no shard counts on the copy of this server: a partner that stops before it has said so would wait for it, for minutes.
+fn wait_until_fallen_out(cluster: &Cluster, sds: &str) {
+    let shards =
+        |cluster: &Cluster| cluster.api("GET", "shards?pool=two", "").ok().filter(|(code, _)| *code == 200).map(|(_, answer)| answer);
+    let counted = |shard: &Value| shard["in_sync"].as_array().is_some_and(|copies| copies.iter().any(|copy| copy["sds"] == sds));
+    let patience = Instant::now() + Duration::from_secs(RESTART);
+    loop {
+        let answer = shards(cluster);
+        let all = answer.as_ref().and_then(|answer| answer["shards"].as_array()).filter(|all| !all.is_empty());
+        if all.is_some_and(|all| !all.iter().any(counted)) {
+            return;
+        }
+        assert!(Instant::now() < patience, "shards still count on {sds}: {answer:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn a_copy_of_a_device_that_serves_is_refused_by_name() {
     let (mut cluster, mut areas) = loaded("copied-device", 61);
     cluster.stop(Process::Sds(0));
+    wait_until_fallen_out(&cluster, "sds0");
     let own = cluster.place.path("own.img");
     fs::rename(cluster.device(0), &own).expect("renamed");
     // While it is at rest: a copy is of one moment.

@@ -1,6 +1,6 @@
 //! What happens at each bound.
 
-use super::rig::{Rig, export, pattern, request_bytes};
+use super::rig::{Rig, export, option_bytes, pattern, request_bytes};
 use crate::nbd::{Limits, OUTPUT_SEGMENTS_HIGH, READ_BYTES_MIN, Want};
 
 const MIB: u64 = 1 << 20;
@@ -56,6 +56,24 @@ fn a_write_waits_for_a_buffer_and_goes_on_when_there_is_one() {
     rig.push();
     rig.run();
     assert_eq!(rig.error(), 0);
+}
+
+/// Replies to options were queued for as long as options came (fuzz target `nbd_connection`).
+#[test]
+fn a_client_that_haggles_and_never_reads_is_bounded() {
+    let mut rig = Rig::new(Limits::default());
+    rig.greet(3);
+    let bytes: Vec<u8> = (0..10_000).flat_map(|_| option_bytes(99, &[])).collect();
+    let mut out = sds_core::machine::Outbox::new();
+    let used = rig.connection.receive(&bytes, &mut rig.pool, &mut out);
+    assert!(used < bytes.len(), "it is not read any more");
+    assert!(rig.connection.output_segments() <= OUTPUT_SEGMENTS_HIGH + 2, "one more reply at most");
+    assert_eq!(rig.connection.want(), Want::Nothing);
+    assert_eq!(rig.connection.receive(&bytes[used..], &mut rig.pool, &mut out), 0);
+    rig.take_output();
+    assert_eq!(rig.connection.want(), Want::Staging);
+    rig.send(&bytes[used..]);
+    assert_eq!((rig.backlog(), rig.option_replies().len()), (0, 10_000));
 }
 
 #[test]

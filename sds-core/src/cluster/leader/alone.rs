@@ -59,6 +59,7 @@ impl Leader {
         }
         let now = self.clock.now;
         self.looked_at_pairs = now;
+        self.reform_wishes.retain(|_, at| now.since(*at) < WISH_LASTS);
         let pairs = self.broken_pairs();
         self.waits.retain(|pair, _| pairs.contains(pair));
         for (survivor, absent) in pairs {
@@ -79,9 +80,11 @@ impl Leader {
     /// more.
     pub(super) fn note_reform_wishes(&mut self, proposals: &[(PoolId, ShardId, Proposal)]) {
         let reform = |proposal: &Proposal| matches!(proposal.change, membership::Change::Reform);
+        // Servers name the devices: only those that are registered are kept, so no server makes this grow.
         let devices: BTreeSet<DeviceId> = proposals
             .iter()
             .filter_map(|(.., proposal)| proposal.proposer.filter(|_| reform(proposal)).map(|proposer| proposer.device))
+            .filter(|device| self.cluster.device(*device).is_some())
             .collect();
         self.reform_wishes.extend(devices.into_iter().map(|device| (device, self.clock.now)));
     }

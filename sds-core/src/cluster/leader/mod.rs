@@ -13,6 +13,7 @@
 mod alone;
 mod api;
 mod client;
+mod flushed;
 mod interface;
 mod roles;
 mod sds;
@@ -32,6 +33,7 @@ use crate::unit::Nanos;
 use crate::view::ViewUpdate;
 use alone::Wait;
 use client::{ClientLink, ClientSeen, PendingOpen};
+use flushed::FlushedHeard;
 use roles::Roles;
 use sds::{Node, SdsLink, WaitingRegistration};
 use std::collections::BTreeMap;
@@ -82,6 +84,7 @@ pub struct Leader {
     looked_at_pairs: Nanos,
     /// Devices that asked for shards to be formed again, and when they did last.
     reform_wishes: BTreeMap<DeviceId, Nanos>,
+    flushed: FlushedHeard,
     roles: Roles,
     opens: BTreeMap<(LinkId, u64), PendingOpen>,
     pending: BTreeMap<ProposalId, Pending>,
@@ -106,6 +109,7 @@ impl Leader {
             waits: BTreeMap::new(),
             looked_at_pairs: clock.now,
             reform_wishes: BTreeMap::new(),
+            flushed: FlushedHeard::new(),
             roles: Roles::default(),
             opens: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -182,6 +186,7 @@ impl Leader {
     fn committed(&mut self, proposal: Option<ProposalId>, command: &Command, out: &mut Outbox<Effect>) {
         let (result, events) = self.cluster.apply(command);
         for event in events {
+            self.note_forgotten(&event);
             out.push(Effect::Event(Event::Cluster(event)));
         }
         match proposal.and_then(|proposal| self.pending.remove(&proposal)).unwrap_or(Pending::Nothing) {

@@ -23,7 +23,7 @@ const CALM: Nanos = Nanos::from_millis(5_000);
 
 /// Since when a pool's shards are as they are, by this leader's clock.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Calm {
+struct Calm {
     version: MapVersion,
     since: Nanos,
 }
@@ -83,15 +83,20 @@ impl Leader {
     }
 }
 
-/// Shards whose primary leads more than half of what it holds, and whose secondary less, with their primaries.
-fn exchanges(shards: &[ShardEntry]) -> Vec<(ShardId, Epoch, DeviceId)> {
-    // How many more a device leads than it follows.
+/// How many more shards a device leads than it follows.
+fn excess(shards: &[ShardEntry]) -> BTreeMap<DeviceId, i64> {
     let mut excess: BTreeMap<DeviceId, i64> = BTreeMap::new();
     for entry in shards {
         for (place, member) in entry.in_sync.members().iter().enumerate() {
             *excess.entry(member.device).or_default() += if place == 0 { 1 } else { -1 };
         }
     }
+    excess
+}
+
+/// Shards whose primary leads more than half of what it holds, and whose secondary less, with their primaries.
+fn exchanges(shards: &[ShardEntry]) -> Vec<(ShardId, Epoch, DeviceId)> {
+    let mut excess = excess(shards);
     let mut asked = Vec::new();
     for (entry, shard) in shards.iter().zip(0_u32..) {
         let [primary, secondary] = entry.in_sync.members() else { continue };
@@ -118,13 +123,7 @@ mod tests {
     }
 
     fn spread(shards: &[ShardEntry]) -> i64 {
-        let mut excess: BTreeMap<DeviceId, i64> = BTreeMap::new();
-        for entry in shards {
-            for (place, member) in entry.in_sync.members().iter().enumerate() {
-                *excess.entry(member.device).or_default() += if place == 0 { 1 } else { -1 };
-            }
-        }
-        excess.values().map(|excess| excess * excess).sum()
+        excess(shards).values().map(|excess| excess * excess).sum()
     }
 
     fn exchange(shards: &mut [ShardEntry]) -> usize {

@@ -180,13 +180,6 @@ impl Leader {
         }
     }
 
-    /// The newest flushed position heard of a device from the server that had it until now.
-    fn flushed_of(&self, uuid: DeviceUuid) -> LogSequence {
-        let node = self.cluster.device_by_uuid(uuid).and_then(|(_, device)| self.nodes.get(&device.sds));
-        let report = node.and_then(|node| node.devices.iter().find(|report| report.uuid == uuid));
-        report.map(|report| report.flushed).unwrap_or_default()
-    }
-
     fn obstacle(&self, link: LinkId, registration: &WaitingRegistration) -> Obstacle {
         let Some(Party::Sds(me)) = self.links.get(&link) else { return Obstacle::None };
         let mut obstacle = Obstacle::None;
@@ -287,9 +280,11 @@ impl Leader {
         server.claims = devices.iter().filter(|report| is_claimed(report)).map(|report| report.uuid).collect();
         server.devices = devices;
         let (Some(sds), name) = (server.sds, server.name.clone()) else { return };
+        let devices = server.devices.clone();
+        self.note_flushed(sds, &devices);
         let Some(node) = self.nodes.get_mut(&sds) else { return };
         node.heard = now;
-        node.devices.clone_from(&server.devices);
+        node.devices = devices;
         node.oldest_disk_request_ms = oldest_disk_request_ms;
         if node.loop_turns != loop_turns {
             node.loop_turns = loop_turns;

@@ -7,6 +7,7 @@
 //! Must not know: who decides which copy is to lead.
 
 use crate::buffer::Buffers;
+use crate::bugs::{self, Bug};
 use crate::id::{Epoch, PoolId, ShardId};
 use crate::limits::HAND_OVERS_PER_MESSAGE_MAX;
 use crate::replica::request::Stage;
@@ -49,7 +50,7 @@ impl Replica {
             let Some(HandOver::Draining { until }) = pair.hand_over else { return false };
             let (peer, is_well) = (pair.peer, pair.broken.is_none());
             let all_is_over = pair.window.resolved().get() + 1 >= next && !busy.contains(&(*pool, *shard));
-            if is_well && all_is_over {
+            if is_well && (all_is_over || bugs::is(Bug::SwapNotDrained)) {
                 pair.hand_over = Some(HandOver::Proposed);
                 self.propose_soon(peer);
                 return false;

@@ -6,6 +6,7 @@
 
 use super::{LinkState, PeerIndex};
 use crate::buffer::Buffers;
+use crate::bugs::{self, Bug};
 use crate::id::{PoolId, ShardId, ShardSequence};
 use crate::limits::PROPOSALS_PER_MESSAGE_MAX;
 use crate::machine::LinkId;
@@ -134,12 +135,7 @@ impl Replica {
         let Some(index) = self.peers.find(sds) else { return };
         let peer = self.peers.get_mut(index);
         peer.asked = turn.now;
-        if frame.header.map_version > peer.confirmed {
-            peer.confirmed = frame.header.map_version;
-            // A grace of its shards may be over by this; those of other peers' go on.
-            self.peers.confirmed_more = true;
-            self.peers.due = Nanos::ZERO;
-        }
+        self.peers.confirmed(index, frame.header.map_version);
         let peer = self.peers.get_mut(index);
         peer.granted.grant(turn.now);
         peer.granted_at = turn.now;
@@ -153,6 +149,8 @@ impl Replica {
     }
 
     pub(super) fn take_grant(&mut self, index: PeerIndex, header: &Header, turn: &mut Turn<'_, impl Buffers>) {
+        // What changed for it by then is known to it: what was taken from it, too.
+        self.peers.confirmed(index, header.map_version);
         let peer = self.peers.get_mut(index);
         peer.answered = turn.now;
         if core::mem::replace(&mut peer.seen_change, header.map_version) != header.map_version {
@@ -198,7 +196,9 @@ impl Replica {
 
     /// Whether a shard's requests are begun: it is not to be given away, nor still another's by its lease.
     fn begins(&self, route: &Route) -> bool {
-        let kept = self.view.pair(route.pool, route.shard).is_none_or(|pair| pair.hand_over.is_none());
+        let kept = self.view.pair(route.pool, route.shard).is_none_or(|pair| {
+            pair.hand_over.is_none() || (bugs::is(Bug::ServedAfterSwapProposed) && pair.hand_over == Some(HandOver::Proposed))
+        });
         kept && self.grace_is_over(route)
     }
 
@@ -219,9 +219,11 @@ impl Replica {
         }
     }
 
-    /// A device of ours has failed: its shards go on without it.
+    /// A device of ours does not do what it should: its shards go on without it. Where there is no copy but a joiner, which is no member
+    /// yet, nobody could: that waits.
     pub(in crate::replica) fn break_pairs_of(&mut self, slot: DeviceSlot) {
-        for pair in self.view.pairs_mut().filter(|pair| pair.slot == slot && pair.broken != Some(Broken::Own)) {
+        let of_it = |pair: &&mut Pair| pair.slot == slot && pair.broken != Some(Broken::Own);
+        for pair in self.view.pairs_mut().filter(of_it).filter(|pair| pair.joiner.is_none_or(|stage| stage == JoinStage::Proposed)) {
             pair.broken = Some(Broken::Own);
             let peer = self.peers.get_mut(pair.peer);
             (peer.broken, peer.propose_due) = (true, Nanos::ZERO);
@@ -281,7 +283,8 @@ impl Replica {
         let gone = |pair: &Pair| lost || pair.other.incarnation < present;
         let mut proposals: Vec<_> = shared
             .filter_map(|(pool, shard, base, pair)| {
-                let complete = pair.window.resolved();
+                let numbered = self.view.next_sequence(pool, shard).get().saturating_sub(1);
+                let complete = if bugs::is(Bug::LapsedAtLastSent) { ShardSequence::new(numbered) } else { pair.window.resolved() };
                 let settled = self.view.is_settled(pool, shard);
                 let change = match (pair.joiner, pair.broken) {
                     // What has been proposed is needed until another epoch is learnt: if it is lost, until that one.

@@ -2,8 +2,8 @@
 //!
 //! A write's way: [`send`] (to the other copy, and its answer) beside the local store; at the other
 //! server [`receive`] (fences, each sequence once), then the same path as a client's request.
-//! [`first_write`]: room on both copies; [`hand_over`]: roles that change without a failure; [`link`]: connections to servers; [`lease`]: beacons, grants, silence and what is proposed then;
-//! [`window`]: which of a shard's latest writes are over.
+//! [`first_write`]: room on both copies; [`hand_over`]: roles that change without a failure; [`link`]: connections to servers;
+//! [`lease`]: beacons, grants, silence and what is proposed then; [`window`]: which of a shard's latest writes are over.
 //!
 //! Invariants: what is on its way to a peer is sent again, in the order it was made, until it is
 //! answered or the shard's configuration no longer asks for it; connection numbers only rise (I10).
@@ -128,6 +128,8 @@ pub(super) struct Peers {
     next_connection: u64,
     /// When [`super::Replica::tend_peers`] has something to do; never too late.
     due: Nanos,
+    /// When this life of the process began: what its former ones granted is not known, but was granted before.
+    begun: Option<Nanos>,
     /// When the last grace is over.
     grace_due: Option<Nanos>,
     /// A peer has confirmed a newer version: a grace may be over before that.
@@ -145,6 +147,7 @@ impl Peers {
             next_serial: 0,
             next_connection: 1,
             due: Nanos::NEVER,
+            begun: None,
             grace_due: None,
             confirmed_more: false,
             terms: Terms::DEFAULT,
@@ -303,6 +306,31 @@ impl Peers {
             *heard = now;
         }
         *count += 1;
+    }
+
+    /// A peer goes by a view of this version.
+    pub(super) fn confirmed(&mut self, index: PeerIndex, version: MapVersion) {
+        let peer = self.get_mut(index);
+        if version > peer.confirmed {
+            peer.confirmed = version;
+            // A grace of its shards may be over by this; those of other peers' go on.
+            self.confirmed_more = true;
+            self.due = Nanos::ZERO;
+        }
+    }
+
+    /// The process has begun, at the latest now.
+    pub(super) fn life_begins(&mut self, now: Nanos) {
+        self.begun.get_or_insert(now);
+    }
+
+    /// A shard goes on alone here that a former life may have taken over: what that granted, and was not waited out, is unknown.
+    pub(super) fn grace_of_former_lives(&mut self) -> Granted {
+        let begun = self.begun.unwrap_or_default();
+        let over = begun.plus(self.terms.grace);
+        self.grace_due = self.grace_due.max(Some(over));
+        self.wake_by(over);
+        Granted::by_former_lives(begun)
     }
 
     /// Shards were taken over from this peer: they are served when its last lease is over.

@@ -6,6 +6,7 @@
 
 use super::super::admit::{DeviceTable, Serving, Verdict, blocks_around};
 use crate::buffer::Buffers;
+use crate::bugs::{self, Bug};
 use crate::collections::OpId;
 use crate::error::Status;
 use crate::id::{Incarnation, PoolId, TreeId, Version};
@@ -20,7 +21,7 @@ use crate::replica::{Replica, Turn};
 use crate::shard::shard_of;
 use crate::store::interface::{BlockRange, ExtentKey};
 use crate::unit::{BlockIndex, EXTENT_BYTES};
-use crate::wire::Header;
+use crate::wire::{Flags, Header};
 
 impl Replica {
     /// Checks a request of a peer. Its shape ([`crate::wire::Frame::check`]) was checked before.
@@ -138,6 +139,10 @@ impl Replica {
         request.version = Some(Version { sequence, epoch: route.epoch });
         if self.deleted.contains(&route.key.tree) {
             // Its extents have been freed here, and nobody will ever name them again.
+            return Some(Ok(()));
+        }
+        let is_trim = request.header.flags.contains(Flags::TRIM);
+        if request.kind == Kind::ReplicateZero && bugs::is(if is_trim { Bug::TrimNotReplicated } else { Bug::ZeroNotReplicated }) {
             return Some(Ok(()));
         }
         self.heard_resolved(route.pool, route.shard, resolved, turn);

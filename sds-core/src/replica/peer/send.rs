@@ -6,6 +6,7 @@
 
 use super::{Forward, LinkState, PeerIndex};
 use crate::buffer::Buffers;
+use crate::bugs::{self, Bug};
 use crate::collections::OpId;
 use crate::error::Status;
 use crate::id::{Epoch, PoolId, RequestId, ShardId, ShardSequence, Version, VolumeId};
@@ -278,10 +279,12 @@ impl Replica {
         let is_of_this_pair = pair.is_some_and(|pair| other == Some((pair.other, pair.since)));
         // What has been sent to a joiner is waited for as long as it is kept up to date.
         let sweeping = pair.filter(|pair| is_of_this_pair && pair.joiner == Some(JoinStage::Sweeping)).map(|pair| pair.other);
-        let joiner = pair.and_then(Pair::needed_joiner).or(sweeping);
+        let joiner = pair.and_then(Pair::needed_joiner).or(sweeping).filter(|_| !bugs::is(Bug::JoinerNotAwaited));
         let needs_other = needed(&entry, joiner).any(|member| member != own);
         let complete = |member: Member| {
-            if member == own { local == Half::Done } else { is_of_this_pair && remote == Half::Done }
+            let unheard_of = bugs::is(Bug::AcknowledgedBeforeDegrade) && pair.is_some_and(|pair| !self.peers.get(pair.peer).is_ready());
+            let refused = bugs::is(Bug::RefusalTakenForDone) && matches!(remote, Half::Refused(_));
+            if member == own { local == Half::Done } else { is_of_this_pair && (remote == Half::Done || unheard_of || refused) }
         };
         match (local, remote) {
             _ if may_acknowledge(&entry, joiner, complete) => self.resolve(op, Answer::Done, turn),
@@ -349,9 +352,13 @@ impl Replica {
         pair.release_resolved(|key, sequence| devices.resolved(slot, key, Version { sequence, epoch }, turn));
     }
 
-    /// Held writes of pairs that are no more are let go.
+    /// Held writes of pairs that are no more are let go; what a copy that is gone may not know any more is in question.
     pub(in crate::replica) fn release_former(&mut self, turn: &mut Turn<'_, impl Buffers>) {
-        for (slot, key, sequence) in self.view.take_released() {
+        let left = self.view.take_left();
+        for slot in left.parted {
+            self.devices.parted(slot, turn);
+        }
+        for (slot, key, sequence) in left.released {
             self.devices.resolved(slot, key, Version { sequence, epoch: Epoch::default() }, turn);
         }
     }

@@ -94,19 +94,6 @@ impl Replica {
         true
     }
 
-    /// Asks our store something that needs no bytes.
-    pub(super) fn ask_own_bare(
-        &mut self,
-        owner: Owner,
-        slot: DeviceSlot,
-        request: store::Request,
-        turn: &mut Turn<'_, impl Buffers>,
-    ) -> bool {
-        let Ok(id) = self.resync.asks.insert(Ask { owner, place: Place::Store, buffer: None, lock: None }) else { return false };
-        self.devices.ask(slot, id, request, turn);
-        true
-    }
-
     /// Asks a peer; a use of the payload's buffer passes. `false` when its link is not there.
     pub(super) fn ask_other(
         &mut self,

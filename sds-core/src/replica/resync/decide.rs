@@ -6,6 +6,7 @@
 //!
 //! Must not know: where the lists come from, how plans are carried out.
 
+use crate::bugs::{self, Bug};
 use crate::checksum::Checksum;
 use crate::exchange::{BLOCK_ENTRY_BYTES, BlockEntry, EntryFault, Medium, PLAN_ENTRY_BYTES, PlanEntry};
 use crate::format::descriptor::Content;
@@ -121,7 +122,9 @@ pub(super) fn join(own: &List, other: &List, complete: ShardSequence, must_take:
         let (ours, theirs) = (&own[block], &other[block]);
         let (record, medium) = (theirs.record(), evidence(theirs));
         let exhibit = Exhibit { records: &[record], medium, cache_lost: false };
-        if !must_copy(ours.info.version, complete, settle_joiner(ours.record(), &exhibit)) {
+        let differs = settle_joiner(ours.record(), &exhibit) && !bugs::is(Bug::JoinerNotSettled);
+        let keeps = bugs::is(Bug::UnforwardedWriteKept) && theirs.info.version > ours.info.version;
+        if !must_copy(ours.info.version, complete, differs) || keeps {
             continue;
         }
         let (version, checksum) = (ours.info.version, ours.info.checksum);
@@ -170,7 +173,7 @@ pub(super) fn pair(own: &Party<'_>, other: &Party<'_>, version: ShardSequence) -
         let primary = Exhibit { records: &records[..1], medium: evidence(ours), cache_lost: own.cache_lost };
         let secondary = Exhibit { records: &records[1..], medium: evidence(theirs), cache_lost: other.cache_lost };
         let alike = records[0] == records[1] && is_sound(ours, records[0]) && is_sound(theirs, records[1]);
-        if alike {
+        if alike || bugs::is(Bug::SettleSkipped) {
             continue;
         }
         match settle(&primary, &secondary) {

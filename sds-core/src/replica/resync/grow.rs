@@ -8,6 +8,7 @@
 use super::ask::Owner;
 use super::{Need, Replica, Step};
 use crate::buffer::Buffers;
+use crate::bugs::{self, Bug};
 use crate::collections::OpId;
 use crate::protocol::resync::Progress;
 use crate::replica::Turn;
@@ -43,6 +44,9 @@ impl Replica {
             Need::Join => {
                 sweep.step = Step::Flushing;
                 self.set_join_stage(id, JoinStage::Flushing);
+                if bugs::is(Bug::JoinerNotFlushed) {
+                    return self.joiner_flushed(id, turn);
+                }
                 self.flush_joiner(id, turn);
             }
         }

@@ -9,6 +9,7 @@
 use super::ask::Owner;
 use super::{Need, PAUSE_LONG, Replica, Seen, Step};
 use crate::buffer::{Buffers, Span};
+use crate::bugs::{self, Bug};
 use crate::collections::{OpId, Set};
 use crate::exchange::{EXTENT_ENTRY_BYTES, ExtentEntry};
 use crate::id::{PoolId, ShardId, ShardSequence, TreeId};
@@ -132,8 +133,15 @@ impl Replica {
             .collect();
         let listed: Set<ExtentKey> = work.iter().map(|(key, _)| *key).collect();
         // Looked at whatever the lists say: they were made before.
-        work.extend(sweep.touched.drain().filter(|key| !listed.contains(key)).map(|key| (key, Seen::default())));
-        work.sort_unstable_by_key(|(key, _)| *key);
+        work.extend(
+            sweep
+                .touched
+                .drain()
+                .filter(|key| !listed.contains(key) && !bugs::is(Bug::WrittenWhileListedForgotten))
+                .map(|key| (key, Seen::default())),
+        );
+        // What a joiner has and we have not makes room for the rest.
+        work.sort_unstable_by_key(|(key, seen)| (sweep.need == Need::Join && seen.own.is_some(), *key));
         sweep.pending = work.iter().map(|(key, _)| *key).collect();
         sweep.work = work.into();
         sweep.step = Step::Visiting;

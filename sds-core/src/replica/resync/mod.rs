@@ -26,6 +26,7 @@ use super::status::ResyncCounts;
 use super::view::pair::JoinStage;
 use super::{Phase, Replica, Turn};
 use crate::buffer::Buffers;
+use crate::bugs::{self, Bug};
 use crate::collections::{Map, OpId, Set, SlotTable};
 use crate::id::{Epoch, PoolId, ShardId};
 use crate::map::Member;
@@ -115,6 +116,8 @@ struct Sweep {
     sent: u64,
     /// What is to be repaired, of the one extent.
     repair: Option<(ExtentKey, BlockRange)>,
+    /// The other copy had something that was wanted.
+    helped: bool,
 }
 
 impl Sweep {
@@ -199,7 +202,7 @@ impl Resync {
                 sweep.touched.insert(key);
                 false
             }
-            Step::Visiting => !sweep.pending.contains(&key),
+            Step::Visiting => !sweep.pending.contains(&key) && !bugs::is(Bug::JoinerNotWritten),
             Step::Flushing => true,
         }
     }
@@ -261,6 +264,7 @@ impl Replica {
                 asking: false,
                 sent: 0,
                 repair: None,
+                helped: false,
             };
             let Ok(id) = self.resync.sweeps.insert(sweep) else { unreachable!("looked at above") };
             self.resync.counts.begun += 1;
@@ -308,7 +312,7 @@ impl Replica {
 
     /// Gives a sweep up; it is begun anew after `pause`, if it is still needed.
     fn give_up(&mut self, id: OpId, pause: Nanos, turn: &mut Turn<'_, impl Buffers>) {
-        self.set_join_stage(id, JoinStage::Apart);
+        self.set_join_stage(id, if bugs::is(Bug::InterruptedResyncCounts) { JoinStage::Proposed } else { JoinStage::Apart });
         if self.end_sweep(id, turn) {
             self.resync.begin_at = self.resync.begin_at.max(turn.now.plus(pause));
             self.resync.look = true;

@@ -8,6 +8,7 @@ use super::{Need, Replica, Seen, Step, Sweep};
 use crate::buffer::Buffers;
 use crate::collections::{Map, OpId, Set};
 use crate::error::Status;
+use crate::limits::REPAIRS_PER_READ_MAX;
 use crate::replica::Turn;
 use crate::replica::request::{Kind, Route};
 use crate::replica::view::pair::{Broken, Side};
@@ -24,17 +25,21 @@ impl Replica {
         let is_open = self.devices.get(route.slot).is_some_and(crate::replica::devices::Device::is_open);
         let pair = self.view.pair(route.pool, route.shard);
         let has_other = pair.is_some_and(|pair| pair.side == Side::Primary && pair.joiner.is_none() && pair.broken.is_none());
-        // Once: what the other copy cannot help with is an error. But one that is under way is waited for.
-        is_of_block && reads && is_open && has_other && (!request.repaired || self.is_being_repaired(route.key))
+        // What the other copy cannot help with is an error. But a repair that is under way is waited for.
+        let may_help = request.repairs < REPAIRS_PER_READ_MAX || self.is_being_repaired(route.key);
+        is_of_block && reads && is_open && has_other && may_help
     }
 
-    /// Whether a read has found that nobody here knows any more what an extent holds, and another copy in sync does.
-    pub(in crate::replica) fn lost_an_extent(&self, op: OpId, error: StoreError) -> bool {
+    /// Whether a read is for the other copy in sync to answer: nobody here knows any more what an extent holds, or a block of it is damaged while the shard
+    /// is being given up anyway, and nothing is fetched any more.
+    pub(in crate::replica) fn is_for_the_other(&self, op: OpId, error: StoreError) -> bool {
         let Some(request) = self.requests.get(op) else { return false };
         let reads = matches!(request.kind, Kind::Read | Kind::BlockStatus | Kind::Fragment) && request.version.is_none();
         let pair = request.route.and_then(|route| self.view.pair(route.pool, route.shard));
-        let has_other = pair.is_some_and(|pair| pair.side == Side::Primary && pair.joiner.is_none());
-        error == StoreError::Descriptor && reads && request.link.is_some() && has_other
+        let Some(pair) = pair.filter(|pair| pair.side == Side::Primary && pair.joiner.is_none()) else { return false };
+        let is_damaged = matches!(error, StoreError::Mismatch { .. } | StoreError::Device { .. });
+        let is_lost = error == StoreError::Descriptor || (is_damaged && pair.broken == Some(Broken::Own));
+        is_lost && reads && request.link.is_some()
     }
 
     /// The other copy takes the shard over; this one joins it, and is given what it has lost.
@@ -43,6 +48,15 @@ impl Replica {
             self.break_pair(route.pool, route.shard, Broken::Own);
         }
         self.park(op, None, None, Status::NotReady, turn);
+    }
+
+    /// The other copy asks about an extent that nobody here can describe any more, or brings bytes for which there is no room: it goes on
+    /// alone, and this one joins it. Who joins already is given the extent anew.
+    pub(in crate::replica) fn cannot_settle(&mut self, op: OpId) {
+        let Some(route) = self.requests.get(op).and_then(|request| request.route) else { return };
+        if self.view.pair(route.pool, route.shard).is_some_and(|pair| pair.joiner.is_none()) {
+            self.break_pair(route.pool, route.shard, Broken::Own);
+        }
     }
 
     fn is_being_repaired(&self, key: ExtentKey) -> bool {
@@ -65,13 +79,15 @@ impl Replica {
 
     /// A repair has come to its end: what it could not help with is an error from now on.
     pub(super) fn repair_is_over(&mut self, id: OpId) {
-        let Some(repaired) = self.resync.sweeps.get(id).and_then(|sweep| sweep.repair) else { return };
+        let Some(sweep) = self.resync.sweeps.get(id) else { return };
+        let (Some(repaired), helped) = (sweep.repair, sweep.helped) else { return };
         let is_of_it = |route: Route| (route.key, route.range) == repaired;
         let waiting = self.requests.iter().filter(|(_, request)| request.route.is_some_and(is_of_it));
         let waiting: Vec<OpId> = waiting.map(|(op, _)| op).collect();
         for op in waiting {
             if let Some(request) = self.requests.get_mut(op) {
-                request.repaired = true;
+                // Another block of it may be damaged by the time it is read again.
+                request.repairs = if helped { request.repairs.saturating_add(1) } else { REPAIRS_PER_READ_MAX };
             }
         }
     }
@@ -92,6 +108,7 @@ impl Replica {
             asking: false,
             sent: 0,
             repair: Some((route.key, route.range)),
+            helped: false,
         };
         let Ok(id) = self.resync.sweeps.insert(sweep) else { unreachable!("looked at before") };
         self.begin_visits(id, turn);

@@ -1,15 +1,16 @@
 //! One extent made the same on both copies: what they hold is compared, bytes are copied, plans are taken.
 //!
 //! Invariants: of a shard that is served (for a joiner, or a repair) the extent's range lock is held meanwhile, whole; bytes are in place on a copy before
-//! it takes its plan; **a copy that has the extent settled takes its plan before one that has it unsettled**, since
-//! after a crash between the two nobody would list it otherwise; every step can be done again.
+//! it takes its plan; **a copy that has the extent settled takes its plan before one that has it unsettled, or did not have it**, since
+//! after a crash between the two nobody would look at it otherwise; every step can be done again.
 //!
 //! Must not know: how sweeps find their extents.
 
 use super::ask::Owner;
 use super::decide::{self, Decision, List, Run, decode_list, encode_plan, not_held};
-use super::{Need, PAUSE_LONG, RETRY, Replica, Seen, Step as SweepStep, VISITS_MAX};
+use super::{Need, PAUSE, PAUSE_LONG, RETRY, Replica, Seen, Step as SweepStep, VISITS_MAX};
 use crate::buffer::{BufferClass, Buffers, Span};
+use crate::bugs::{self, Bug};
 use crate::checksum::ChecksumList;
 use crate::collections::OpId;
 use crate::error::Status;
@@ -20,6 +21,7 @@ use crate::map::Member;
 use crate::replica::Turn;
 use crate::replica::interface::{Effect, Event};
 use crate::replica::locks::{Access, Holder, LockId};
+use crate::replica::view::pair::Broken;
 use crate::shard::shard_of;
 use crate::store::interface as store;
 use crate::store::interface::{BlockRange, BlockSet, Bond, ExtentKey, Outcome, StoreError};
@@ -42,8 +44,7 @@ enum Step {
     Placing(usize),
     /// The first plan of two, then the second.
     Plan(u8),
-    /// A copy of which nothing can be known, or that counts for nothing, is freed first.
-    FreeOwn,
+    /// A joiner of which nothing can be known, or that has what the copy in sync does not have, is freed first.
     FreeOther,
 }
 
@@ -67,12 +68,11 @@ pub(super) struct Visit {
     decision: Option<Box<Decision>>,
     /// Bytes that were not where they were said to be, so often.
     spoilt: u32,
+    /// What it settles in doubt was told.
+    told: bool,
     /// For a repair: our blocks that are not what is recorded, once that is known.
     damaged: Option<BlockSet>,
 }
-
-#[expect(clippy::cast_possible_truncation, reason = "256")]
-const WHOLE: BlockRange = BlockRange { first: BlockIndex::ZERO, count: BLOCKS_PER_EXTENT as u16 };
 
 impl Replica {
     /// Visits as many of a sweep's extents as may be at once, or ends the sweep.
@@ -110,12 +110,13 @@ impl Replica {
                 other_held: false,
                 decision: None,
                 spoilt: 0,
+                told: false,
                 damaged: None,
             };
             let Ok(visit) = self.resync.visits.insert(visit) else { unreachable!("looked at above") };
             self.resync.counts.extents += 1;
-            let granted = !matches!(need, Need::Join | Need::Repair) || {
-                let (lock, granted) = self.locks.acquire(Holder::Visit(visit), key, WHOLE, Access::Exclusive);
+            let granted = !matches!(need, Need::Join | Need::Repair) || bugs::is(Bug::VisitWithoutLock) || {
+                let (lock, granted) = self.locks.acquire(Holder::Visit(visit), key, BlockRange::WHOLE, Access::Exclusive);
                 if let Some(visit) = self.resync.visits.get_mut(visit) {
                     visit.lock = Some(lock);
                 }
@@ -166,7 +167,7 @@ impl Replica {
             Step::OtherBlocks if other.is_none() => return self.step_to(id, Step::Deciding, turn),
             Step::OtherBlocks => self.ask_about(id, Opcode::Blocks, None, turn),
             Step::Checking => {
-                let range = sweep.repair.map_or(WHOLE, |(_, range)| range);
+                let range = sweep.repair.map_or(BlockRange::WHOLE, |(_, range)| range);
                 let room = u32::from(range.count) * BLOCK_BYTES;
                 self.ask_own(owner, slot, room, |span| store::Request::Medium { key, range, span }, turn)
             }
@@ -183,7 +184,6 @@ impl Replica {
             // The bytes have gone: they are fetched again.
             Step::Placing(at) => return self.step_to(id, Step::Fetching(at), turn),
             Step::Plan(place) => return self.give_plan(id, place, turn),
-            Step::FreeOwn => self.ask_own_bare(owner, slot, store::Request::FreeExtent { key }, turn),
             Step::FreeOther => self.ask_about(id, Opcode::FreeExtent, None, turn),
         };
         if let Some(visit) = self.resync.visits.get_mut(id) {
@@ -231,24 +231,29 @@ impl Replica {
                 None => return self.step_to(id, Step::Checking, turn),
                 Some(damaged) => decide::repair(&visit.own, &visit.other, &damaged),
             },
-            Need::Join if visit.own_damaged => {
-                if !visit.other_held {
-                    return self.end_visit(id, turn);
-                }
-                Decision::quarantine_other(self.view.next_sequence(pool, visit.shard))
+            Need::Join if visit.own_damaged => Decision::quarantine_other(self.view.next_sequence(pool, visit.shard)),
+            Need::Join if !visit.own_held && visit.other_held && !bugs::is(Bug::TrimWhileAwayForgotten) => {
+                return self.step_to(id, Step::FreeOther, turn);
             }
-            Need::Join if !visit.own_held && visit.other_held => return self.step_to(id, Step::FreeOther, turn),
             Need::Join if !visit.own_held => return self.end_visit(id, turn),
             Need::Join => {
                 let complete = super::list::complete(&self.view, pool, visit.shard, sweep.other.map(|(member, _)| member.device));
                 let must_take = visit.other_held && unsettled(visit.seen.other);
                 let decision = decide::join(&visit.own, &visit.other, complete, must_take);
-                if decision.other.is_none() || (!visit.other_held && decision.runs.is_empty()) {
+                // Blocks that are lost here must not read as zeroes there.
+                if decision.other.is_none() || (!visit.other_held && decision.runs.is_empty() && decision.lost == 0) {
                     return self.end_visit(id, turn);
                 }
                 decision
             }
-            Need::Pair | Need::Alone if visit.own_damaged && need == Need::Pair => return self.step_to(id, Step::FreeOwn, turn),
+            Need::Pair if visit.own_damaged => {
+                // The other copy settles alone, and this one joins it. Were the extent freed here, nobody could tell it from
+                // one that was trimmed.
+                let (sweep, shard) = (visit.sweep, visit.shard);
+                turn.out.push(Effect::Event(Event::ExtentGivenUp { key: visit.key }));
+                self.break_pair(pool, shard, Broken::Own);
+                return self.give_up(sweep, PAUSE, turn);
+            }
             Need::Pair | Need::Alone if !visit.own_held && !visit.other_held => return self.end_visit(id, turn),
             Need::Pair | Need::Alone => {
                 let Some(version) = self.new_version(id, turn) else { return };
@@ -294,10 +299,14 @@ impl Replica {
 
     /// Hands a copy its plan, in the order that a crash allows.
     fn give_plan(&mut self, id: OpId, place: u8, turn: &mut Turn<'_, impl Buffers>) {
+        if place == 0 {
+            self.tell_doubt(id, turn);
+        }
         let Some(visit) = self.resync.visits.get(id) else { return };
         let (Some(sweep), Some(decision)) = (self.resync.sweeps.get(visit.sweep), visit.decision.as_deref()) else { return };
-        let unsettled = |held: Option<super::list::Held>| held.is_some_and(|held| held.unsettled);
-        let other_first = unsettled(visit.seen.own) && !unsettled(visit.seen.other);
+        // Whoever keeps the extent in the exchange until its own plan: it has it unsettled, or did not have it.
+        let keeps = |held: Option<super::list::Held>, is_held: bool| !is_held || held.is_some_and(|held| held.unsettled);
+        let other_first = keeps(visit.seen.own, visit.own_held) && !keeps(visit.seen.other, visit.other_held);
         let (slot, other, key, owner) = (sweep.slot, sweep.other, visit.key, Owner::Visit(id));
         let to_own = match place {
             0 => !other_first,
@@ -329,6 +338,19 @@ impl Replica {
         }
     }
 
+    /// Says, once, what is about to be settled in doubt: a plan that has been handed out is carried out whatever becomes of the visit.
+    fn tell_doubt(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) {
+        let Some(visit) = self.resync.visits.get_mut(id) else { return };
+        let is_repair = self.resync.sweeps.get(visit.sweep).is_some_and(|sweep| sweep.need == Need::Repair);
+        let Some(decision) = visit.decision.as_deref().filter(|_| !is_repair) else { return };
+        let (key, unrecorded, lost) = (visit.key, decision.unrecorded, decision.lost);
+        if unrecorded + lost > 0 && !core::mem::replace(&mut visit.told, true) {
+            self.resync.counts.unrecorded += u64::from(unrecorded);
+            self.resync.counts.lost += u64::from(lost);
+            turn.out.push(Effect::Event(Event::SettledInDoubt { key, unrecorded, lost }));
+        }
+    }
+
     /// Our store has answered a visit.
     pub(super) fn visit_answered_own(
         &mut self,
@@ -339,7 +361,7 @@ impl Replica {
     ) {
         let Some(visit) = self.resync.visits.get_mut(id) else { return };
         visit.asking = false;
-        let (sweep, step, key) = (visit.sweep, visit.step, visit.key);
+        let (sweep, step, shard) = (visit.sweep, visit.step, visit.shard);
         match (step, result) {
             (_, Err(StoreError::Busy)) => self.stall_visit(id, turn),
             (Step::OwnBlocks, Ok(Outcome::Blocks { held })) => {
@@ -357,12 +379,16 @@ impl Replica {
             (Step::Fetching(at), Err(_)) => self.not_fetched(id, at, None, turn),
             (Step::Checking, result) => self.checked(id, result, turn),
             (Step::Placing(at), Ok(Outcome::Done)) => self.step_to(id, Step::Fetching(at + 1), turn),
-            (Step::Plan(place), Ok(Outcome::Done)) => self.step_to(id, Step::Plan(place + 1), turn),
-            (Step::FreeOwn, Ok(Outcome::Done)) => {
-                turn.out.push(Effect::Event(Event::ExtentGivenUp { key }));
-                visit.own_damaged = false;
-                self.step_to(id, Step::Deciding, turn);
+            (Step::Placing(_), Err(StoreError::NoSpace)) => {
+                // What was freed here was not there, and something else has its place. The other copy has room for what it
+                // has: it goes on alone, and this one joins it.
+                if let Some(pool) = self.resync.sweeps.get(sweep).filter(|sweep| sweep.need == Need::Pair).map(|sweep| sweep.pool) {
+                    self.break_pair(pool, shard, Broken::Own);
+                }
+                self.tell_refused(sweep, Status::NoSpace, turn);
+                self.give_up(sweep, PAUSE_LONG, turn);
             }
+            (Step::Plan(place), Ok(Outcome::Done)) => self.step_to(id, Step::Plan(place + 1), turn),
             (_, Ok(_) | Err(_)) => {
                 self.tell_refused(sweep, Status::DeviceFailed, turn);
                 self.give_up(sweep, PAUSE_LONG, turn);
@@ -404,19 +430,24 @@ impl Replica {
                 | Step::Fetching(_)
                 | Step::Placing(_)
                 | Step::Plan(_)
-                | Step::FreeOwn
                 | Step::FreeOther,
                 _,
             ) => self.give_up(sweep, PAUSE_LONG, turn),
         }
     }
 
-    /// The other copy cannot say what it holds: it is freed there, and given what we have. `false` when that was not asked.
+    /// The other copy cannot say what it holds. A joiner's is freed, and given what we have; a member gives the shard up by itself
+    /// ([`Replica::cannot_settle`]). `false` when that was not asked.
     pub(super) fn other_is_damaged(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) -> bool {
-        let Some(visit) = self.resync.visits.get_mut(id).filter(|visit| visit.step == Step::OtherBlocks) else { return false };
-        let key = visit.key;
-        turn.out.push(Effect::Event(Event::ExtentGivenUp { key }));
-        self.step_to(id, Step::FreeOther, turn);
+        let Some(visit) = self.resync.visits.get(id).filter(|visit| visit.step == Step::OtherBlocks) else { return false };
+        let (key, sweep) = (visit.key, visit.sweep);
+        match self.resync.sweeps.get(sweep).map(|sweep| sweep.need) {
+            Some(Need::Join) => {
+                turn.out.push(Effect::Event(Event::ExtentGivenUp { key }));
+                self.step_to(id, Step::FreeOther, turn);
+            }
+            Some(Need::Pair | Need::Alone | Need::Repair) | None => self.give_up(sweep, PAUSE, turn),
+        }
         true
     }
 
@@ -448,7 +479,9 @@ impl Replica {
             (false, _) => {
                 self.resync.counts.bytes_taken += u64::from(span.len);
                 let (range, checksums) = (range_of(run), *checksums);
-                let write = |span| store::Request::Write { key, range, span, checksums, version, durable: false, bond: Bond::Settling };
+                // A copy in sync that takes what it lacks of its own records takes no plan: nothing would let it go.
+                let bond = if decision.own.is_some() { Bond::Settling } else { Bond::None };
+                let write = |span| store::Request::Write { key, range, span, checksums, version, durable: false, bond };
                 self.ask_own_with(owner, slot, span, write, turn)
             }
         };
@@ -461,7 +494,6 @@ impl Replica {
         }
     }
 
-    /// A run's bytes cannot be had, or are others (`found`): for each block of which that is so, as if that copy had none.
     /// For a repair only: the other copy's device cannot read what it was asked for. It is asked for less, down to a block; what it cannot read is
     /// lost there, too. `false` when that was not asked.
     pub(super) fn other_cannot_read(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) -> bool {
@@ -475,6 +507,7 @@ impl Replica {
         true
     }
 
+    /// A run's bytes cannot be had, or are others (`found`): for each block of which that is so, as if that copy had none.
     fn not_fetched(&mut self, id: OpId, at: usize, found: Option<&ChecksumList>, turn: &mut Turn<'_, impl Buffers>) {
         let Some(visit) = self.resync.visits.get_mut(id) else { return };
         let Some(decision) = visit.decision.as_deref_mut() else { return };
@@ -530,17 +563,16 @@ impl Replica {
             let blocks = decision.runs.iter().map(|run| u32::from(run.count)).sum::<u32>();
             self.resync.counts.repaired += u64::from(blocks);
             turn.out.push(Effect::Event(Event::Repaired { key, blocks, lost: decision.lost }));
-        } else if let Some(decision) = visit.decision.as_deref() {
-            self.resync.counts.unrecorded += u64::from(decision.unrecorded);
-            self.resync.counts.lost += u64::from(decision.lost);
-            if decision.unrecorded + decision.lost > 0 {
-                let (unrecorded, lost) = (decision.unrecorded, decision.lost);
-                turn.out.push(Effect::Event(Event::SettledInDoubt { key, unrecorded, lost }));
-            }
         }
+        let helps =
+            self.resync.visits.get(id).and_then(|visit| visit.decision.as_deref()).is_some_and(|decision| !decision.runs.is_empty());
         if let Some(sweep) = self.resync.sweeps.get_mut(sweep) {
+            sweep.helped |= helps;
             sweep.pending.remove(&key);
             assert!(sweep.step == SweepStep::Visiting, "visits are of sweeps that visit");
+            if sweep.need == Need::Join {
+                self.devices.compared(sweep.slot, key, turn);
+            }
         }
         self.drop_visit(id, turn);
         self.begin_visits(sweep, turn);

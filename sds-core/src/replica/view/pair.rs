@@ -5,6 +5,7 @@
 //! of what came here.
 
 use super::{LocalShard, View};
+use crate::bugs::{self, Bug};
 use crate::id::{DeviceId, Epoch, Incarnation, PoolId, SdsId, ShardId, ShardSequence};
 use crate::limits::REPLICATE_WINDOW;
 use crate::map::{Member, ShardEntry};
@@ -122,6 +123,15 @@ impl Pair {
 
 /// How often, less one, a secondary is told the same: its view may be late.
 const TELLINGS: u8 = 4;
+
+/// What pairs that are no more leave behind.
+#[derive(Debug, Default)]
+pub(in crate::replica) struct Left {
+    /// Held writes that need not be held any more.
+    pub(in crate::replica) released: Vec<(DeviceSlot, ExtentKey, ShardSequence)>,
+    /// Devices of ours that go on without another copy of something.
+    pub(in crate::replica) parted: Vec<DeviceSlot>,
+}
 
 /// A device whose flush must be one of a device of ours too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,7 +279,7 @@ impl View {
         let local = self.pools.get(&pool).and_then(|pool| pool.local.get(shard.get() as usize));
         let Some((peer, granted, made_at)) = local.and_then(|local| local.grace) else { return true };
         let peer = peers.get(peer);
-        granted.grace_is_over(now, &peers.terms, peer.refused || peer.confirmed >= made_at)
+        bugs::is(Bug::GraceNotWaitedOut) || granted.grace_is_over(now, &peers.terms, peer.refused || peer.confirmed >= made_at)
     }
 
     /// The sequence that a shard gives out next.
@@ -307,7 +317,7 @@ impl View {
     }
 
     /// Works out anew which shards are pairs here. `own` names our device that is this member now; `is_clean` says of one
-    /// that its store had nothing unsettled, or has settled it alone. Held writes that need not be so any more are put into `released`.
+    /// that its store had nothing unsettled, or has settled it alone. What former pairs leave behind is noted.
     pub(super) fn pair_up(
         &mut self,
         own: impl Fn(Member) -> Option<DeviceSlot>,
@@ -315,7 +325,7 @@ impl View {
         peers: &mut Peers,
         now: Nanos,
     ) {
-        let Self { pools, owners, version, released, .. } = self;
+        let Self { pools, owners, version, left, .. } = self;
         peers.forget_roles();
         for pool in pools.values_mut() {
             for (entry, local) in pool.map.shards.iter().zip(&mut pool.local) {
@@ -323,7 +333,10 @@ impl View {
                 // A joiner begins anew in each epoch: what it was given for the last one may have been given up.
                 let joins_anew = local.epoch != entry.epoch && found.is_some_and(|found| found.joins);
                 let is_same = |pair: &Pair| found.is_some_and(|found| pair.is_the_same_as(&found));
-                let goes_on = !joins_anew && local.pair.as_deref().is_some_and(is_same);
+                // From one epoch to the next the same two go on (grown, or settled). Beyond that they were parted meanwhile, which this node was not
+                // told: the other one counts from the first sequence of the newest epoch, and takes anything below for done.
+                let missed_epochs = entry.epoch.get() > local.epoch.get().saturating_add(1);
+                let goes_on = !joins_anew && !missed_epochs && local.pair.as_deref().is_some_and(is_same);
                 if !goes_on {
                     // A new epoch names its first sequence; ours may have run ahead of it already. Sequence 0 is before the first.
                     local.next = local.next.max(entry.first_sequence).max(ShardSequence::new(1));
@@ -342,7 +355,14 @@ impl View {
                         (peer.changed_at, peer.propose_due) = (*version, Nanos::ZERO);
                     }
                 } else if local.epoch != entry.epoch || (local.pair.is_none() && found.is_some()) {
-                    change(local, entry, peers, *version, released, &own);
+                    change(local, entry, peers, *version, left, &own);
+                    if let Some(former) = former_leader(entry, &own)
+                        && local.grace.is_none()
+                        && let Some(sds) = owners.get(&former)
+                        && !bugs::is(Bug::RestartForgetsGrants)
+                    {
+                        local.grace = Some((peers.index(*sds, now), peers.grace_of_former_lives(), entry.made_at));
+                    }
                     local.pair = found.map(|found| {
                         peers.get_mut(found.peer).changed_at = *version;
                         Box::new(found.begin(entry, local.next))
@@ -360,9 +380,9 @@ impl View {
         self.find_partners();
     }
 
-    /// Held writes that need not be held any more.
-    pub(in crate::replica) fn take_released(&mut self) -> Vec<(DeviceSlot, ExtentKey, ShardSequence)> {
-        core::mem::take(&mut self.released)
+    /// What pairs that are no more have left behind.
+    pub(in crate::replica) fn take_left(&mut self) -> Left {
+        core::mem::take(&mut self.left)
     }
 }
 
@@ -440,13 +460,20 @@ fn settle_by_entry(
     }
 }
 
+/// The device that may have led a shard of which only our copy is in sync now, under a lease of a former life of ours: it fell out when that
+/// life was promoted, which did not live to wait out the grace.
+fn former_leader(entry: &ShardEntry, own: impl Fn(Member) -> Option<DeviceSlot>) -> Option<DeviceId> {
+    let [only] = entry.in_sync.members() else { return None };
+    own(*only).and(entry.lapsed).map(|lapsed| lapsed.device)
+}
+
 /// A shard's configuration has changed: what its former pair leaves behind.
 fn change(
     local: &mut LocalShard,
     entry: &ShardEntry,
     peers: &mut Peers,
     version: crate::id::MapVersion,
-    released: &mut Vec<(DeviceSlot, ExtentKey, ShardSequence)>,
+    left: &mut Left,
     own: impl Fn(Member) -> Option<DeviceSlot>,
 ) {
     if let Some(former) = local.pair.take() {
@@ -460,7 +487,10 @@ fn change(
         }
         // Who goes on vouches for its own: all of it is above what is known complete on the other. Who is out does not.
         if entry.in_sync.members().iter().any(|member| own(*member).is_some()) {
-            released.extend(former.unresolved.iter().map(|(sequence, key)| (former.slot, *key, *sequence)));
+            left.released.extend(former.unresolved.iter().map(|(sequence, key)| (former.slot, *key, *sequence)));
+            if former.joiner.is_none() && entry.in_sync.members().len() == 1 && !left.parted.contains(&former.slot) {
+                left.parted.push(former.slot);
+            }
         }
     }
     if local.slot.is_none() {

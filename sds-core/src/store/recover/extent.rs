@@ -9,6 +9,7 @@ use super::replay::Place;
 use super::scan::Scan;
 use super::{Part, Stage};
 use crate::buffer::{BufferClass, Buffers, Span};
+use crate::bugs::{self, Bug};
 use crate::checksum::Checksum;
 use crate::format::descriptor::{BlockInfo, Content, Descriptor, PageHeader};
 use crate::format::geometry::Home;
@@ -66,7 +67,7 @@ impl History {
                         self.base.set(block, info);
                     }
                 }
-                self.candidates.retain(|(of, _)| !zeroed.contains(*of));
+                self.candidates.retain(|(of, _)| !zeroed.contains(*of) || bugs::is(Bug::ZeroNotReplayed));
             }
             Record::Allocated { .. } | Record::Activated { .. } | Record::Sealed { .. } | Record::Freed { .. } | Record::Ceiling { .. } => {
             }
@@ -293,7 +294,7 @@ impl Store {
         let Extent { history, medium, scratch, .. } = &mut recovery.extent;
         let evidence = Evidence { power_lost: recovery.power_lost, flushed: recovery.scan.flushed, resolved: recovery.scan.resolved };
         let History { base, candidates } = history;
-        if unsettled {
+        if unsettled && !bugs::is(Bug::UnsettledTakenAsSealed) {
             candidates.sort_by_key(|(block, _)| *block);
             let mut rest = candidates.as_slice();
             for block in blocks(BlockIndex::new(0), BLOCKS) {

@@ -353,6 +353,8 @@ impl Store {
         let superblock = self.superblock;
         let Some(recovery) = self.recovery() else { return };
         recovery.announced = true;
+        // Where the log ended is told with the registration, and how it is to be settled may depend on that.
+        let log_end = recovery.scan.last;
         let opened = Opened {
             device: superblock.device,
             system: superblock.system,
@@ -360,6 +362,7 @@ impl Store {
             unsettled: recovery.replay.unsettled,
             power_lost: recovery.power_lost,
         };
+        self.flusher.log_end = log_end;
         cx.out.push(Effect::Event(Event::Opened(opened)));
     }
 

@@ -5,6 +5,7 @@
 //! What this must not know: descriptor pages; how an extent's blocks come out.
 
 use super::scan::Scan;
+use crate::bugs::{self, Bug};
 use crate::collections::Map;
 use crate::format::log_block;
 use crate::format::record::Record;
@@ -67,7 +68,9 @@ pub(super) fn replay(slots: &mut Slots, scan: &Scan, flagged: &[u32], ceiling: S
                 | Record::Zero { slot, .. }
                 | Record::Freed { slot } => slot,
                 Record::Ceiling { ceiling } => {
-                    out.ceiling = out.ceiling.max(ceiling);
+                    if !bugs::is(Bug::CeilingNotReplayed) {
+                        out.ceiling = out.ceiling.max(ceiling);
+                    }
                     continue;
                 }
             };
@@ -88,7 +91,9 @@ pub(super) fn replay(slots: &mut Slots, scan: &Scan, flagged: &[u32], ceiling: S
                 Record::Activated { slot } if owned => lives.entry(slot).or_default().unsettled = true,
                 Record::Sealed { slot } if owned => lives.entry(slot).or_default().unsettled = false,
                 Record::Written { slot, .. } | Record::Unreadable { slot, .. } | Record::Zero { slot, .. } if owned => {
-                    lives.entry(slot).or_default().touched = true;
+                    let life = lives.entry(slot).or_default();
+                    // Whether or not its `activated` record is among those that were found.
+                    (life.touched, life.unsettled) = (true, true);
                     out.records.push((slot, place));
                 }
                 Record::Activated { .. }

@@ -4,6 +4,7 @@
 //! cut may leave gaps. Without a power cut there are no gaps at all: blocks complete in order.
 //! What this must not know: what records mean.
 
+use crate::bugs::{self, Bug};
 use crate::checksum::Checksum;
 use crate::format::BlockFault;
 use crate::format::log_block;
@@ -71,6 +72,13 @@ impl Scan {
     pub(super) fn finish(&mut self, superblock: &Superblock, power_lost: bool) -> Result<(), OpenFault> {
         self.blocks.sort_unstable_by_key(|block| block.sequence);
         let checkpoint = superblock.checkpoint_lsn;
+        if bugs::is(Bug::NewestLogBlockDropped) {
+            self.blocks.pop();
+        }
+        if bugs::is(Bug::RecoveryStopsAtGap) {
+            let whole = self.blocks.iter().zip(checkpoint + 1..).take_while(|(block, expected)| block.sequence == *expected).count();
+            self.blocks.truncate(whole);
+        }
         self.last = self.blocks.last().map_or(checkpoint, |block| block.sequence);
         self.flushed = self.blocks.iter().map(|block| block.flushed).fold(checkpoint, u64::max);
         self.resolved = self.blocks.iter().map(|block| block.resolved).fold(checkpoint, u64::max);

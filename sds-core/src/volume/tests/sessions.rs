@@ -43,16 +43,25 @@ fn a_grant_counts_when_its_view_has_come() {
     world.welcome();
     ask_open(&mut world, SessionMode::Exclusive);
     let request = world.asked_open().expect("put");
-    let opened = crate::control::Opened {
-        volume: VOLUME,
-        generation: SessionGeneration::new(1),
-        mode: SessionMode::Exclusive,
-        version: crate::id::MapVersion::new(12),
-    };
-    world.hear(&MdmToClient::Opened { request, result: Ok(opened) });
+    world.hear_granted(request, 1, 12);
     assert!(world.opened.is_empty());
     world.show(view(12, 1));
     assert_eq!(world.opened.len(), 1);
+}
+
+/// Simulator seed 23000512: requests of such a session waited for good.
+#[test]
+fn a_session_taken_over_before_its_grant_came_is_fenced_at_once() {
+    let mut world = World::new();
+    world.welcome();
+    ask_open(&mut world, SessionMode::Exclusive);
+    let request = world.asked_open().expect("put");
+    world.show(view(12, 2));
+    world.hear_granted(request, 1, 11);
+    assert_eq!((world.opened.len(), world.events.as_slice()), (1, [Event::Fenced { volume: VOLUME }].as_slice()));
+    let write = world.write(0, &[1; 4096]);
+    assert_eq!(world.outcome(write), Some(Err(Status::Fenced)));
+    world.assert_idle();
 }
 
 #[test]

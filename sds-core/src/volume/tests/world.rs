@@ -216,11 +216,16 @@ impl World {
 
     pub(super) fn grant(&mut self, request: u64, generation: u64) {
         self.show(view(self.version + 1, generation));
+        self.hear_granted(request, generation, self.version);
+    }
+
+    /// The MDM's answer to an open, which comes by itself: with a view of this version or a later one.
+    pub(super) fn hear_granted(&mut self, request: u64, generation: u64, version: u64) {
         let opened = Opened {
             volume: VOLUME,
             generation: SessionGeneration::new(generation),
             mode: SessionMode::Exclusive,
-            version: MapVersion::new(self.version),
+            version: MapVersion::new(version),
         };
         self.hear(&MdmToClient::Opened { request, result: Ok(opened) });
     }

@@ -77,18 +77,42 @@ fn a_server_goes_on_alone_with_all_its_shards_in_one_entry_of_the_log() {
     assert!(matches!(test.to_sds.last(), Some((_, MdmToSds::View(view))) if view.pools.len() == 1));
 }
 
+/// A device whose log ends there, all of it flushed.
+fn at(position: u64) -> DeviceReport {
+    let position = LogSequence::new(position);
+    DeviceReport { flushed: position, log_end: position, ..paired(1, DeviceState::Open) }
+}
+
+fn forgot(event: &Event) -> bool {
+    matches!(event, Event::Cluster(crate::cluster::Event::DeviceForgot { .. }))
+}
+
 #[test]
 fn what_a_device_flushed_since_it_registered_is_remembered_for_its_next_life() {
     let mut test = with_pairs();
-    let at = |position| {
-        let position = LogSequence::new(position);
-        DeviceReport { flushed: position, log_end: position, ..paired(1, DeviceState::Open) }
-    };
     test.sds(1, SdsToMdm::Heartbeat { loop_turns: 1, oldest_disk_request_ms: 0, devices: vec![at(70)] });
     test.unlink(1);
     test.register(11, 1, 8, vec![at(69)]);
-    let forgot = |event: &Event| matches!(event, Event::Cluster(crate::cluster::Event::DeviceForgot { .. }));
     assert!(test.events.iter().any(forgot), "{:?}", test.events);
+}
+
+/// A server registers before its devices are open: what was heard of them in the life before must be known still when they are.
+#[test]
+fn what_a_device_flushed_is_remembered_while_it_opens() {
+    let mut test = with_pairs();
+    test.sds(1, SdsToMdm::Heartbeat { loop_turns: 1, oldest_disk_request_ms: 0, devices: vec![at(70)] });
+    test.unlink(1);
+    let opening = DeviceReport { uuid: DeviceUuid::default(), ..paired(1, DeviceState::Opening { done_per_mille: 0 }) };
+    test.register(11, 1, 8, vec![opening.clone()]);
+    test.sds(11, SdsToMdm::Heartbeat { loop_turns: 1, oldest_disk_request_ms: 0, devices: vec![opening] });
+    assert!(!test.events.iter().any(forgot));
+    test.register(11, 1, 8, vec![at(69)]);
+    assert!(test.events.iter().any(forgot), "{:?}", test.events);
+    // Once is enough.
+    test.events.clear();
+    test.unlink(11);
+    test.register(12, 1, 9, vec![at(69)]);
+    assert!(!test.events.iter().any(forgot), "{:?}", test.events);
 }
 
 #[test]
