@@ -147,15 +147,6 @@ pub fn run(command: &mut Command) -> Result<String, BenchError> {
     Err(BenchError::Failed { program, output: format!("{text}{}", String::from_utf8_lossy(&output.stderr)) })
 }
 
-/// A free port on loopback: free now, and not soon given to anybody else by the kernel.
-///
-/// # Errors
-/// When there is none.
-pub fn free_port() -> Result<u16, BenchError> {
-    let bound = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    bound.map(|address| address.port()).map_err(BenchError::file("bind", "127.0.0.1:0"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ pub mod measure;
 pub mod network;
 pub mod ours;
 pub mod plot;
+pub mod port;
 pub mod report;
 pub mod statistics;
 pub mod system;

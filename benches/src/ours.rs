@@ -1,8 +1,9 @@
 //! Starts this project as its users do: five processes from configuration files, or `sdsctl up`.
 
-use crate::daemon::{Daemon, free_port, run};
+use crate::daemon::{Daemon, run};
 use crate::error::BenchError;
 use crate::network::Network;
+use crate::port::free_port;
 use crate::system::{Place, answers};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -4,10 +4,11 @@
 //! anything is measured. The raw file and qemu-nbd (both O_DIRECT) share a file; nbdkit, which goes
 //! through the page cache, has its own, so that neither pays for the other's cached pages.
 
-use crate::daemon::{Daemon, free_port, run};
+use crate::daemon::{Daemon, run};
 use crate::error::BenchError;
 use crate::fio;
 use crate::ours;
+use crate::port::free_port;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

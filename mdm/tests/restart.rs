@@ -6,7 +6,7 @@ use mdm::{Mdm, MdmError};
 use sds_core::cluster::leader::{ApiReply, ApiRequest};
 use sds_core::control::SdsToMdm;
 use serde_json::json;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use support::{Sds, call, config, start};
 
@@ -90,19 +90,24 @@ struct Daemon {
 
 impl Daemon {
     fn start(directory: &std::path::Path) -> Self {
-        // A free port that stays the same over restarts.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").to_string();
         let path = directory.join("mdm.toml");
-        let text = format!("data_dir = {:?}\ncontrol = \"127.0.0.1:0\"\napi = {free:?}\n", directory.join("data"));
+        let text = format!("data_dir = {:?}\ncontrol = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n", directory.join("data"));
         std::fs::write(&path, text).expect("writes");
-        let child = Command::new(env!("CARGO_BIN_EXE_mdm")).arg("--config").arg(path).stderr(Stdio::null()).spawn().expect("starts");
-        let this = Self { child, api: format!("http://{free}/api/v1") };
+        let log = directory.join("mdm.log");
+        let stderr = std::fs::File::create(&log).expect("makes its log");
+        let child = Command::new(env!("CARGO_BIN_EXE_mdm")).arg("--config").arg(path).stderr(stderr).spawn().expect("starts");
         let begin = Instant::now();
-        while this.get("/status").is_none() {
-            assert!(begin.elapsed() < Duration::from_secs(30), "it does not come up");
+        // It says where it listens.
+        let api = loop {
+            let said = std::fs::read_to_string(&log).expect("its log");
+            let address = said.lines().find_map(|line| line.split_once(" api=")?.1.split_once(' '));
+            if let Some((address, _)) = address {
+                break address.to_owned();
+            }
+            assert!(begin.elapsed() < Duration::from_secs(30), "it does not come up: {said}");
             std::thread::sleep(Duration::from_millis(20));
-        }
-        this
+        };
+        Self { child, api: format!("http://{api}/api/v1") }
     }
 
     fn get(&self, path: &str) -> Option<serde_json::Value> {

@@ -139,7 +139,8 @@ async fn one_address_that_is_taken_leaves_none_listening() {
     let client = cluster.client().await;
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("sock");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    // An address of its own: nothing else on the machine uses its ports.
+    let free = std::net::TcpListener::bind("127.5.3.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let taken = cluster.mdm.address();
     let mut options = sds_client::NbdOptions::on(sds_ring::Address::Tcp(free));
     options.listen.push(sds_ring::Address::Unix(socket.clone()));

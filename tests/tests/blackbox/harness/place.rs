@@ -1,7 +1,6 @@
 //! Where a test runs: binaries, a directory of its own, ports.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -61,7 +60,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A port on loopback that is free now and not soon given to anybody else.
+/// A port on loopback that is this test's until it ends.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
+    sds_benches::port::free_port().expect("a free port")
 }
