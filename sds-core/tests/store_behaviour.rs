@@ -5,9 +5,11 @@ mod store_rig;
 use sds_core::buffer::{BufferClass, Buffers, Span};
 use sds_core::checksum::Checksum;
 use sds_core::exchange::{BLOCK_ENTRY_BYTES, BLOCKS_BYTES, BlockEntry, EXTENT_ENTRY_BYTES, ExtentEntry};
+use sds_core::exchange::{PLAN_BYTES, PLAN_ENTRY_BYTES, PlanEntry};
 use sds_core::format::Geometry;
 use sds_core::format::descriptor::Content;
 use sds_core::format::geometry::Home;
+use sds_core::id::ShardSequence;
 use sds_core::store::interface::*;
 use sds_core::unit::*;
 use store_rig::*;
@@ -278,7 +280,7 @@ fn a_durable_write_survives_a_power_cut_without_a_flush() {
 #[test]
 fn sequences_stay_below_a_reserved_ceiling_after_a_power_cut() {
     let mut rig = fresh(8 * MIB, 32);
-    let ceiling = sds_core::id::ShardSequence::new(1 << 30);
+    let ceiling = ShardSequence::new(1 << 30);
     let token = rig.request(Request::ReserveSequence { ceiling });
     rig.drain();
     rig.reply(token).unwrap();
@@ -323,6 +325,48 @@ fn closing_leaves_unsettled_what_the_other_copy_may_lack() {
     rig.input(Input::Resolved { key: key(1), version: version(1) });
     rig.close().unwrap();
     assert_eq!(Rig::open(rig.disk, options(8 * MIB)).opened().unwrap().unsettled, 2);
+}
+
+#[test]
+fn a_plan_outlives_a_crash_whatever_else_was_being_written() {
+    let mut rig = fresh(8 * MIB, 64);
+    rig.write(key(0), 0, &fill(1), 1).unwrap();
+    rig.write(key(1), 0, &fill(2), 2).unwrap();
+    // A slow write to another extent holds back what an image of a page may state.
+    let slow = rig.send_write(key(1), 1, &fill(3), 3, false);
+    let is_slow = |rig: &Rig, sent: &Sent| rig.pieces_of(sent).iter().any(|(_, piece)| piece[..] == fill(3)[..]);
+    let complete_others = |rig: &mut Rig| {
+        while let Some(index) = rig.sent.iter().position(|sent| !is_slow(rig, sent)) {
+            rig.complete(index);
+        }
+        rig.now = rig.now.plus(Nanos::from_millis(1));
+        rig.input(Input::Wake);
+        rig.sent.iter().all(|sent| is_slow(rig, sent))
+    };
+    // What a joiner is given has the version of the newest block among it; the plan that follows says which is whose.
+    let copied = rig.send_write(key(0), 0, &fill(4), 9, false);
+    while !complete_others(&mut rig) {}
+    rig.reply(copied).unwrap();
+    let span = room(&mut rig, PLAN_BYTES);
+    let mut plan = [PlanEntry::AsRecorded; 256];
+    plan[0] = PlanEntry::Data(ShardSequence::new(5), Checksum::of(&fill(4)));
+    for (entry, place) in plan.iter().zip(rig.pool.bytes_mut(span).chunks_mut(PLAN_ENTRY_BYTES as usize)) {
+        entry.encode(place);
+    }
+    let settled = rig.request(Request::Settle { key: key(0), span });
+    while !complete_others(&mut rig) {}
+    if !rig.replies.contains_key(&settled) {
+        rig.drain();
+        rig.reply(slow).unwrap();
+    }
+    assert_eq!(rig.reply(settled), Ok(Outcome::Done));
+    let mut again = Rig::open(rig.disk, options(8 * MIB));
+    let span = room(&mut again, BLOCKS_BYTES);
+    let token = again.request(Request::Blocks { key: key(0), span });
+    again.drain();
+    assert_eq!(again.reply(token), Ok(Outcome::Blocks { held: true }));
+    let first = BlockEntry::decode(&again.pool.bytes(span)[..BLOCK_ENTRY_BYTES as usize]).unwrap();
+    assert_eq!(first.info.version.get(), 5, "not the version of a record that the plan has replaced");
 }
 
 #[test]

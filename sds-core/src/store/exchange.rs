@@ -150,7 +150,7 @@ impl Store {
                 Entry::Fail(error) => return self.reply(cx, id, Err(error)),
             },
             Access::Unallocated => return self.reply(cx, id, Ok(Outcome::Done)),
-            Access::Resident(frame) if self.is_in_motion(frame) => return self.stall(id),
+            Access::Resident(frame) if self.is_in_motion(frame) || self.is_ahead(frame) => return self.stall(id),
             Access::Resident(frame) => frame,
         };
         match self.slots.get(self.pages.get(frame).slot).standing {
@@ -183,6 +183,12 @@ impl Store {
     fn is_in_motion(&self, frame: u32) -> bool {
         let entry = self.pages.get(frame);
         entry.in_flight > 0 || entry.activity == Activity::Activating
+    }
+
+    /// Whether the extent has records above what an image of its page would state. A plan may give a block an older version than a
+    /// record has, so recovery must not add any of them to the page that holds the plan.
+    fn is_ahead(&self, frame: u32) -> bool {
+        self.pages.get(frame).newest_lsn > self.log.resolved()
     }
 
     /// A checkpoint begins: it contains every plan there is.

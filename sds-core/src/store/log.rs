@@ -111,6 +111,11 @@ impl Log {
         self.completed
     }
 
+    /// No record has a position above this.
+    pub(super) fn last(&self) -> u64 {
+        self.next + self.pending.len() as u64 - 1
+    }
+
     /// Blocks that can still be used.
     pub(super) fn room(&self) -> u64 {
         self.ring - (self.next + self.pending.len() as u64 - self.start)

@@ -70,6 +70,8 @@ pub(super) struct Frame {
     pub(super) in_flight: u32,
     /// First position not contained in the page on the device, if any.
     pub(super) dirty_since: Option<u64>,
+    /// No record of the extent is above this position.
+    pub(super) newest_lsn: u64,
     /// A checkpoint has taken its image but not yet written it.
     pub(super) checkpointing: bool,
     /// Blocks whose first write is at or below `uncovered_lsn` and may not be vouched for by the log yet.

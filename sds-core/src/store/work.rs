@@ -267,6 +267,8 @@ impl Store {
     pub(super) fn adopt(&mut self, slot: u32, frame: u32) {
         self.slots.get_mut(slot).frame = frame;
         let entry = self.pages.get_mut(frame);
+        // The extent may have been here before.
+        entry.newest_lsn = self.log.last();
         match self.slots.get(slot).page {
             None => {
                 entry.descriptor = Descriptor::default();

@@ -233,7 +233,9 @@ impl Store {
         self.outstanding += 1;
         self.durable_outstanding += u32::from(durable);
         self.last_write = self.now;
-        self.pages.get_mut(frame).in_flight += 1;
+        let entry = self.pages.get_mut(frame);
+        entry.in_flight += 1;
+        entry.newest_lsn = entry.newest_lsn.max(lsn);
         self.pages.touch(frame, self.now);
     }
 
@@ -268,6 +270,8 @@ impl Store {
         pending.urgent = true;
         work.stage = Stage::Spoiling { errno, written: work.lsn };
         work.lsn = lsn;
+        let entry = self.pages.get_mut(frame);
+        entry.newest_lsn = entry.newest_lsn.max(lsn);
     }
 
     /// The record of a request has completed.

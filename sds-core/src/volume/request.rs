@@ -241,7 +241,9 @@ impl Client {
             Ok(outcome @ (Outcome::Data(_) | Outcome::Zeroes | Outcome::Status(_))) => self.complete(exchange.request, outcome, turn),
             Ok(Outcome::Done) => self.advance(exchange.request, turn),
             Err(status) => {
-                request.error.get_or_insert(status);
+                // The first is told, unless it would hide that acknowledged writes are gone.
+                let hides_a_loss = status == Status::FlushLost && !request.given_up;
+                request.error = request.error.filter(|_| !hides_a_loss).or(Some(status));
                 self.advance(exchange.request, turn);
             }
         }

@@ -46,8 +46,24 @@ impl World {
         let (node, known) = (&self.servers[server], cluster.server(device.sds));
         let is_present_life = known.is_some_and(|known| known.life == node.life_mark && known.incarnation == member.incarnation);
         let is_doomed = self.doomed.iter().any(|disk| self.uuids[*disk] == device.uuid);
-        let has_failed = is_doomed || self.failed_devices.contains(&member.device);
+        let is_wounded = self.disk_of(member.device).is_some_and(|disk| self.is_wounded(disk));
+        let has_failed = is_doomed || is_wounded || self.failed_devices.contains(&member.device);
         node.machine.is_some() && !node.stopping && !has_failed && is_present_life && device.open
+    }
+
+    /// Whether a write has failed on a disk, and the shard still counts it as in sync as then.
+    fn is_wounded(&self, disk: usize) -> bool {
+        let Some(wounds) = self.wounds.get(&disk) else { return false };
+        let shards = self.shards();
+        wounds.iter().any(|(shard, epoch)| shards.get(*shard).is_some_and(|entry| entry.epoch == *epoch))
+    }
+
+    /// A write of a block will fail on a disk, and the other copy of the block goes on.
+    pub(super) fn wound(&mut self, disk: usize, volume: u32, lba: u64) {
+        let Some(shard) = self.place_of(volume, lba).map(|shard| shard as usize) else { return };
+        if let Some(entry) = self.shards().get(shard) {
+            self.wounds.entry(disk).or_default().push((shard, entry.epoch));
+        }
     }
 
     /// Whether every shard has as many copies as it should, each in sync in its present life, and nothing is left to be done.

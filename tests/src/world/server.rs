@@ -99,6 +99,7 @@ impl World {
         let process = self.servers[server].process;
         for disk in self.servers[server].disks.clone() {
             self.doomed.remove(&disk);
+            self.wounds.remove(&disk);
             if let Some((device, _)) = self.mdm.cluster().device_by_uuid(self.uuids[disk]) {
                 self.failed_devices.remove(&device);
             }

@@ -560,6 +560,7 @@ impl World {
     pub(super) fn spare_doomed(&mut self, server: usize) {
         for disk in self.servers[server].disks.clone() {
             if self.doomed.remove(&disk) {
+                self.wounds.remove(&disk);
                 self.disks[disk].spare();
             }
         }
@@ -612,7 +613,9 @@ impl World {
                 // The only copy of a block whose write failed reads as an error until it is written again, in this life of
                 // the process (`DeviceFailed`) and, its record being on the device and its data not, in the next (`Corrupt`).
                 for (_, (volume, lba)) in self.data_pieces_of(request) {
-                    if !self.has_another_copy(volume, lba) {
+                    if self.has_another_copy(volume, lba) {
+                        self.wound(disk, volume, lba);
+                    } else {
                         self.mark(Mark::Damaged { volume, lba });
                     }
                 }

@@ -164,6 +164,19 @@ fn one_failed_device_fails_the_flush_and_the_others_are_flushed_all_the_same() {
 }
 
 #[test]
+fn a_failed_device_does_not_hide_that_writes_are_lost() {
+    let mut world = World::open();
+    let flush = world.request(Request::Flush);
+    world.connect_all();
+    let sent = world.take_sent();
+    world.refuse(sent, Status::DeviceFailed);
+    let sent = world.take_sent();
+    world.refuse(sent, Status::FlushLost);
+    world.settle();
+    assert_eq!(world.outcome(flush), Some(Err(Status::FlushLost)), "told once, so it must be told");
+}
+
+#[test]
 fn a_flush_survives_the_loss_of_its_link() {
     let mut world = clean();
     world.write(0, &[1; 4096]);
