@@ -278,6 +278,22 @@ fn a_durable_write_survives_a_power_cut_without_a_flush() {
 }
 
 #[test]
+fn a_device_that_forgot_a_durable_write_is_told_from_one_that_did_not() {
+    let mut rig = fresh(8 * MIB, 64);
+    rig.write(key(0), 0, &fill(1), 1).unwrap();
+    rig.flush().unwrap();
+    let before = rig.disk.clone();
+    let token = rig.send_write(key(0), 0, &fill(2), 2, true);
+    rig.drain();
+    rig.reply(token).unwrap();
+    let flushed = rig.store.statistics().flushed;
+    rig.disk.cut(|_, _| 0);
+    let kept = Rig::open(rig.disk, options(8 * MIB)).store.statistics().log_end;
+    let forgot = Rig::open(before, options(8 * MIB)).store.statistics().log_end;
+    assert!(kept >= flushed && forgot < flushed, "I13: it tells {flushed:?}, and comes back with {kept:?} or {forgot:?}");
+}
+
+#[test]
 fn sequences_stay_below_a_reserved_ceiling_after_a_power_cut() {
     let mut rig = fresh(8 * MIB, 32);
     let ceiling = ShardSequence::new(1 << 30);

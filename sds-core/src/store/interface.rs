@@ -516,7 +516,8 @@ pub struct Statistics {
     pub activations: u64,
     /// Blocks read and verified.
     pub blocks_verified: u64,
-    /// Newest block of the record log that is on the medium with everything it speaks of; 0 until the store has opened.
+    /// Newest block of the record log that is known to be on the medium, flushed or written through; 0 until the store has opened. What
+    /// it and those before it speak of may still be in the device's cache.
     pub flushed: LogSequence,
     /// Where the record log ended when the store opened; 0 before.
     pub log_end: LogSequence,

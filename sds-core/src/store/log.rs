@@ -83,6 +83,8 @@ pub(super) struct Log {
     pub(super) stated_flushed: u64,
     /// Flushed position stated by a durable block.
     pub(super) logged_flushed: u64,
+    /// Newest block written through.
+    written_through: u64,
 }
 
 impl Log {
@@ -109,6 +111,11 @@ impl Log {
     /// The last block that has completed.
     pub(super) const fn completed(&self) -> u64 {
         self.completed
+    }
+
+    /// The newest block that was written through: it is on the medium, those before it need not be.
+    pub(super) const fn written_through(&self) -> u64 {
+        self.written_through
     }
 
     /// No record has a position above this.
@@ -235,6 +242,7 @@ impl Log {
         self.stated_flushed = self.stated_flushed.max(done.header.flushed);
         if done.durable {
             self.logged_flushed = self.logged_flushed.max(done.header.flushed);
+            self.written_through = done.header.sequence;
         }
         Some(done)
     }

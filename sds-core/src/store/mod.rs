@@ -194,7 +194,7 @@ impl Store {
         Statistics {
             capacity: self.slots.capacity(),
             active_extents: u64::from(self.pages.active_count()),
-            flushed: LogSequence::new(self.flushed()),
+            flushed: LogSequence::new(self.flushed().max(self.log.written_through())),
             log_end: LogSequence::new(self.flusher.log_end),
             ..self.statistics
         }
