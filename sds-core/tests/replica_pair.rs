@@ -12,7 +12,7 @@ use sds_core::checksum::ChecksumList;
 use sds_core::error::Status;
 use sds_core::id::*;
 use sds_core::machine::LinkId;
-use sds_core::map::InSync;
+use sds_core::map::{InSync, ShardEntry};
 use sds_core::protocol::membership::Change;
 use sds_core::replica::interface::Input;
 use sds_core::unit::*;
@@ -222,6 +222,22 @@ fn silence_is_loss_on_both_sides() {
     for node in &pair.nodes {
         assert_eq!(node.proposals.len(), SHARDS as usize);
     }
+}
+
+#[test]
+fn a_peer_that_answers_is_not_lost_where_it_only_answers() {
+    let mut pair = Pair::serving();
+    // Node 1 is to lead one shard, and does not hear of it: it asks for nothing, and answers all the same.
+    pair.place(1, InSync::pair(member(0), member(1)), 1, None);
+    let led = InSync::pair(member(1), member(0));
+    pair.nodes[0].view.pools[0].shards[1] = ShardEntry { epoch: Epoch::new(2), in_sync: led, ..pair.nodes[0].view.pools[0].shards[1] };
+    pair.push_to(&[0]);
+    pair.run_for(MS(3000));
+    let proposals = &pair.nodes[0].proposals;
+    assert!(
+        !proposals.is_empty() && proposals.iter().all(|(_, at, _)| *at == ShardId::new(1)),
+        "only of the silent primary: {proposals:?}"
+    );
 }
 
 #[test]

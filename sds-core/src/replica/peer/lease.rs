@@ -33,6 +33,15 @@ const TOLD_AT_ONCE_MAX: usize = 1024;
 
 const _: () = assert!(BEACON_EVERY.get() * 4 <= SILENCE_MAX.get(), "one lost beacon is no silence");
 
+/// What a peer does not do. It may do the other: a server that leads nothing just now asks for nothing, and answers.
+#[derive(Clone, Copy)]
+struct Silence {
+    /// As the secondary of shards that we lead.
+    no_answers: bool,
+    /// As the primary of shards that we follow.
+    no_requests: bool,
+}
+
 impl Replica {
     /// Does what time asks for: links, beacons, proposals.
     pub(in crate::replica) fn tend_peers(&mut self, turn: &mut Turn<'_, impl Buffers>) {
@@ -246,18 +255,18 @@ impl Replica {
         if !no_requests && follows > 0 {
             self.peers.wake_by(asked.plus(SILENCE_MAX));
         }
-        let lost = no_answers || no_requests;
+        let silence = Silence { no_answers, no_requests };
         if no_answers {
             self.abandon_sweeps(index, turn);
         }
-        if self.phase != Phase::Running && self.phase != Phase::Draining || !(lost || self.peers.get(index).broken) {
+        if self.phase != Phase::Running && self.phase != Phase::Draining || !(no_answers || no_requests || self.peers.get(index).broken) {
             return;
         }
         let due = self.peers.get(index).propose_due;
         if turn.now < due {
             return self.peers.wake_by(due);
         }
-        let proposals = self.losses(index, lost);
+        let proposals = self.losses(index, silence);
         let peer = self.peers.get_mut(index);
         // Looked at again until the view has changed what is proposed.
         peer.broken = !proposals.is_empty();
@@ -276,11 +285,15 @@ impl Replica {
         self.devices.get(slot).is_some_and(|device| device.is_open() && !device.is_hung)
     }
 
-    fn losses(&self, index: PeerIndex, lost: bool) -> Vec<(PoolId, ShardId, Proposal)> {
+    fn losses(&self, index: PeerIndex, silence: Silence) -> Vec<(PoolId, ShardId, Proposal)> {
         let shared = self.view.pairs().filter(|(.., pair)| pair.peer == index);
+        let lost = |pair: &Pair| match pair.side {
+            Side::Primary => silence.no_answers,
+            Side::Secondary => silence.no_requests,
+        };
         let present = self.peers.get(index).addressed;
         // Some shard may name a life of the peer that is over already by what another says.
-        let gone = |pair: &Pair| lost || pair.other.incarnation < present;
+        let gone = |pair: &Pair| lost(pair) || pair.other.incarnation < present;
         let mut proposals: Vec<_> = shared
             .filter_map(|(pool, shard, base, pair)| {
                 let numbered = self.view.next_sequence(pool, shard).get().saturating_sub(1);
@@ -298,7 +311,7 @@ impl Replica {
                     (Some(_), _) => return None,
                     // To who has restarted nothing can be left.
                     // One that only stops goes on without who is lost, as long as it has to: nobody could take over.
-                    (None, Some(Broken::Own)) if pair.other.incarnation >= present && !(lost && self.serves_from(pair.slot)) => {
+                    (None, Some(Broken::Own)) if pair.other.incarnation >= present && !(lost(pair) && self.serves_from(pair.slot)) => {
                         Change::Yield { complete }
                     }
                     (None, Some(Broken::Other)) => Change::Shrink { complete },
