@@ -181,6 +181,13 @@ impl History {
         &self.ops
     }
 
+    /// Writes that were not answered, and not asked earlier than so many nanoseconds before `now`: volume, first byte, end.
+    pub fn unanswered_writes(&self, now: Nanos, within: Nanos) -> impl Iterator<Item = (u32, u64, u64)> {
+        let recent = self.ops.iter().rev().take_while(move |op| now.since(op.asked.time) < within);
+        let is_write = |op: &&Op| op.answered.is_none() && matches!(op.action, Action::Write(_));
+        recent.filter(is_write).map(|op| (op.volume, op.offset, op.offset + op.len))
+    }
+
     /// All operations, for doctoring in tests of the checkers.
     pub fn ops_mut(&mut self) -> &mut Vec<Op> {
         &mut self.ops

@@ -4,18 +4,27 @@
 //! Must not know: how the servers keep copies equal.
 
 use super::World;
+use crate::atlas::BlockKey;
 use crate::autopsy::{Autopsy, Held, Holdings};
 use crate::checker::invariants::Cause;
 use crate::history::Mark;
 use crate::network::ProcessIndex;
 use crate::plan::Replication;
 use sds_core::cluster::{Change, Cluster, Command};
-use sds_core::id::{DeviceId, VolumeId};
+use sds_core::id::{DeviceId, Epoch, VolumeId};
 use sds_core::map::{Copies, Member, ShardEntry};
 use sds_core::protocol::settle::is_for_settling;
 use sds_core::shard::shard_of;
 use sds_core::unit::{BLOCK_BYTES, ByteOffset};
 use std::collections::BTreeMap;
+
+/// A block of which a copy has failed a write, in a shard that had another copy in sync then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wound {
+    shard: usize,
+    epoch: Epoch,
+    block: BlockKey,
+}
 
 /// Differences between two copies that are told.
 const DIFFERENCES_TOLD: usize = 3;
@@ -55,15 +64,36 @@ impl World {
     fn is_wounded(&self, disk: usize) -> bool {
         let Some(wounds) = self.wounds.get(&disk) else { return false };
         let shards = self.shards();
-        wounds.iter().any(|(shard, epoch)| shards.get(*shard).is_some_and(|entry| entry.epoch == *epoch))
+        wounds.iter().any(|wound| shards.get(wound.shard).is_some_and(|entry| entry.epoch == wound.epoch))
     }
 
     /// A write of a block will fail on a disk, and the other copy of the block goes on.
     pub(super) fn wound(&mut self, disk: usize, volume: u32, lba: u64) {
         let Some(shard) = self.place_of(volume, lba).map(|shard| shard as usize) else { return };
         if let Some(entry) = self.shards().get(shard) {
-            self.wounds.entry(disk).or_default().push((shard, entry.epoch));
+            self.wounds.entry(disk).or_default().push(Wound { shard, epoch: entry.epoch, block: (volume, lba) });
         }
+    }
+
+    /// The MDM has applied commands: what is wounded and alone in sync now has nobody to take the write from.
+    pub(super) fn tell_wounded(&mut self) {
+        if self.wounds.is_empty() {
+            return;
+        }
+        let shards = self.shards();
+        let is_sole = |disk: usize, wound: &Wound| match shards.get(wound.shard).map(|entry| entry.in_sync) {
+            Some(in_sync) => matches!(in_sync.members(), [sole] if self.disk_of(sole.device) == Some(disk)),
+            None => false,
+        };
+        let all = self.wounds.iter().flat_map(|(disk, wounds)| wounds.iter().map(|wound| (*disk, *wound)));
+        let exposed: Vec<BlockKey> = all.filter(|(disk, wound)| is_sole(*disk, wound)).map(|(_, wound)| wound.block).collect();
+        for (volume, lba) in exposed {
+            self.mark(Mark::Damaged { volume, lba });
+        }
+        for wounds in self.wounds.values_mut() {
+            wounds.retain(|wound| shards.get(wound.shard).is_some_and(|entry| entry.epoch == wound.epoch));
+        }
+        self.wounds.retain(|_, wounds| !wounds.is_empty());
     }
 
     /// Whether every shard has as many copies as it should, each in sync in its present life, and nothing is left to be done.
@@ -148,6 +178,7 @@ impl World {
     /// The MDM has applied commands.
     pub(super) fn configuration_may_have_changed(&mut self) {
         self.tell_exposed();
+        self.tell_wounded();
         if self.fallen.is_empty() {
             return;
         }

@@ -15,7 +15,7 @@ use crate::plan::Replication;
 use sds_core::id::{DeviceId, VolumeId};
 use sds_core::map::Copies;
 use sds_core::store::interface::ExtentKey;
-use sds_core::unit::{BLOCK_BYTES, ByteOffset};
+use sds_core::unit::{BLOCK_BYTES, ByteOffset, Nanos};
 
 /// A block that was damaged on one copy.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,9 @@ pub enum Harm {
     /// It cannot be read until it is written.
     Unreadable,
 }
+
+/// A write that nobody waits for any more is over after this.
+const WRITE_TIME: Nanos = Nanos::from_millis(20_000);
 
 impl World {
     /// Whether a block at rest may be damaged on a disk: with two copies, if the other one has the same bytes at rest.
@@ -124,6 +127,27 @@ impl World {
     /// A disk will not answer for longer than is waited for it, or fails: what is damaged elsewhere cannot be read from it.
     pub(super) fn other_copies_hang(&mut self, disk: usize) {
         self.expose(|_, _, hurt| hurt.disk != disk);
+    }
+
+    /// A process has died. Where that was the last of both copies of a damaged block that was being written to, the whole copy may have bytes that
+    /// no record names, and the other one too: nobody knows what is right.
+    pub(super) fn tell_overwritten(&mut self) {
+        if self.hurt.is_empty() {
+            return;
+        }
+        let (shards, now) = (self.shards(), self.now());
+        let is_dead = |device: DeviceId| {
+            let server = self.server_of(device);
+            server.is_none_or(|server| !self.processes[self.servers[server].process.0].alive)
+        };
+        let both_dead: Vec<bool> = shards.iter().map(|entry| entry.in_sync.members().iter().all(|member| is_dead(member.device))).collect();
+        let writes: Vec<(u32, u64, u64)> = self.history.unanswered_writes(now, WRITE_TIME).collect();
+        self.expose(|world, (volume, lba), _| {
+            let shard = world.place_of(volume, lba).map(|shard| shard as usize);
+            let bytes = lba * u64::from(BLOCK_BYTES)..(lba + 1) * u64::from(BLOCK_BYTES);
+            shard.and_then(|shard| both_dead.get(shard)).is_some_and(|dead| *dead)
+                && writes.iter().any(|(of, from, to)| *of == volume && *from < bytes.end && bytes.start < *to)
+        });
     }
 
     fn expose(&mut self, is_exposed: impl Fn(&Self, BlockKey, &Hurt) -> bool) {

@@ -39,7 +39,7 @@ use crate::trace::{Telling, Trace};
 use client::ClientNode;
 use links::Connecting;
 use sds_core::cluster::leader::ApiReply;
-use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, Epoch, RequestId, SdsUuid, SystemId, Ticket};
+use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, RequestId, SdsUuid, SystemId, Ticket};
 use sds_core::machine::{LinkId, Outbox};
 use sds_core::map::ShardEntry;
 use sds_core::unit::{ByteCount, Nanos};
@@ -210,7 +210,7 @@ pub struct World {
     /// Disks with a request in flight that will fail: as good as failed for whoever may end.
     doomed: BTreeSet<usize>,
     /// Disks that have failed a write of one copy of two: in these shards, at these epochs, the other copy is the only whole one.
-    wounds: BTreeMap<usize, Vec<(usize, Epoch)>>,
+    wounds: BTreeMap<usize, Vec<copies::Wound>>,
     /// The shards that had two copies in sync when everybody had finished.
     pairs_at_rest: Vec<Option<ShardEntry>>,
     pub(crate) ghosts: Vec<links::Ghost>,

@@ -48,6 +48,7 @@ impl World {
         let (servers, clients) = (process.servers.clone(), process.clients.clone());
         let now = self.now();
         self.trace.note(now, &[2, index.0 as u64], || format!("process {} dies", index.0));
+        self.tell_overwritten();
         self.break_links_of(index);
         self.break_controls_of(&servers, &clients);
         for server in servers {

@@ -15,6 +15,10 @@ use std::collections::BTreeSet;
 
 /// A data loop that makes no turn for this long is stalled.
 const STALLED_AFTER: Nanos = Nanos::from_millis(2_000);
+/// Who lives speaks every half second: a longer pause than this, and it may have died in it.
+const PAUSE_LONG: Nanos = Nanos::from_millis(1_000);
+/// Who has spoken for so long lives.
+const SPEAKS_FOR: Nanos = Nanos::from_millis(400);
 /// Recent faults of a device that are kept.
 const RECENT_FAULTS_MAX: usize = 16;
 
@@ -25,12 +29,28 @@ pub(super) struct SdsLink {
     life: u128,
     name: String,
     heard: Nanos,
+    /// It has spoken since then without a long pause.
+    speaks_since: Nanos,
     /// Devices it serves or is about to.
     claims: BTreeSet<DeviceUuid>,
     devices: Vec<DeviceReport>,
     /// Its id, once its registration is committed.
     pub(super) sds: Option<SdsId>,
     pub(super) sent: MapVersion,
+}
+
+impl SdsLink {
+    fn hear(&mut self, now: Nanos) {
+        if now.since(self.heard) >= PAUSE_LONG {
+            self.speaks_since = now;
+        }
+        self.heard = now;
+    }
+
+    /// Whether it lives, to judge from what came after `since`. What a server had sent before it died may come late, all at once.
+    fn has_spoken_since(&self, since: Nanos) -> bool {
+        self.heard.since(since.max(self.speaks_since)) >= SPEAKS_FOR
+    }
 }
 
 /// What is known of a data server beyond the committed state.
@@ -68,7 +88,7 @@ enum Obstacle {
 impl Leader {
     pub(super) fn sds_said(&mut self, link: LinkId, message: SdsToMdm, out: &mut Outbox<Effect>) {
         if let Some(Party::Sds(server)) = self.links.get_mut(&link) {
-            server.heard = self.clock.now;
+            server.hear(self.clock.now);
         }
         match message {
             SdsToMdm::Register { version, sds, system, name, addresses, fault_set, life, devices } => {
@@ -132,6 +152,7 @@ impl Leader {
                     life: register.life,
                     name: register.name.clone(),
                     heard: self.clock.now,
+                    speaks_since: self.clock.now,
                     claims,
                     devices,
                     sds: None,
@@ -195,7 +216,7 @@ impl Leader {
             {
                 continue;
             }
-            if rival.heard > registration.since {
+            if rival.has_spoken_since(registration.since) {
                 let rival = &rival.name;
                 return Obstacle::Refuse(match device {
                     Some(device) => format!(

@@ -438,9 +438,24 @@ fn a_second_process_with_a_live_identity_is_refused() {
     let mut test = Test::new();
     test.register(11, 1, 8, Vec::new());
     assert_eq!((test.registered(11), test.refused(11)), (None, None), "it waits");
-    test.pass_alive(500, &[1, 2, 3], &[]);
+    test.pass_alive(1_000, &[1, 2, 3], &[]);
     assert!(test.refused(11).expect("refused").contains("same identity"));
     assert!(test.closed.contains(&11));
+}
+
+#[test]
+fn what_a_dead_process_had_sent_does_not_speak_for_it() {
+    let mut test = Test::new();
+    test.pass_alive(3_000, &[2, 3], &[]);
+    // What had waited in the network comes now, and goes on coming.
+    test.heartbeat(1, 1);
+    test.now_ms += 2;
+    test.register(11, 1, 8, Vec::new());
+    test.now_ms += 2;
+    test.heartbeat(1, 2);
+    assert_eq!((test.registered(11), test.refused(11)), (None, None), "it waits");
+    test.unlink(1);
+    assert!(test.registered(11).is_some());
 }
 
 #[test]
@@ -457,7 +472,7 @@ fn a_second_process_is_let_in_once_the_first_is_silent() {
 fn a_copied_device_is_refused_while_the_original_lives() {
     let mut test = Test::new();
     test.register(14, 4, 1, vec![device(1, DeviceState::Open)]);
-    test.pass_alive(500, &[1, 2, 3], &[]);
+    test.pass_alive(1_000, &[1, 2, 3], &[]);
     assert!(test.refused(14).expect("refused").contains(r#"served by live data server "node-1""#));
     // The server stops: now the device may move.
     test.unlink(1);
@@ -474,8 +489,7 @@ fn right_after_a_start_a_device_does_not_move_before_its_server_had_time_to_come
     assert_eq!(test.registered(14), None);
     // The owner comes and has it.
     test.register(1, 1, 7, vec![device(1, DeviceState::Open)]);
-    test.now_ms += 100;
-    test.heartbeat(1, 1);
+    test.pass_alive(500, &[1], &[]);
     assert!(test.refused(14).is_some());
 }
 
