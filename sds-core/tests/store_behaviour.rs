@@ -232,6 +232,18 @@ fn a_failed_log_write_ends_the_devices_life() {
 }
 
 #[test]
+fn a_log_block_that_could_not_be_written_is_not_told_to_be_on_the_medium() {
+    let mut rig = fresh(8 * MIB, 32);
+    rig.write(key(0), 0, &fill(1), 1).unwrap();
+    let flushed = rig.store.statistics().flushed;
+    rig.fail_write = Some((0, 34 * 4096, 5));
+    let token = rig.request(Request::ReserveSequence { ceiling: ShardSequence::new(1 << 30) });
+    rig.drain();
+    assert_eq!(rig.reply(token), Err(StoreError::Device { errno: 5 }));
+    assert_eq!(rig.store.statistics().flushed, flushed, "or the device would be held to have forgotten it (I13)");
+}
+
+#[test]
 fn a_flush_makes_everything_acknowledged_survive_a_power_cut() {
     let mut rig = fresh(8 * MIB, 32);
     for block in 0..20_u8 {

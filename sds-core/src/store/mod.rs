@@ -350,12 +350,11 @@ impl Store {
     }
 
     fn log_written<B: Buffers>(&mut self, cx: &mut Context<'_, B>, result: Result<(), i32>) {
+        if let Err(errno) = result {
+            return self.fail(cx, errno);
+        }
         let Some(done) = self.log.complete() else { return };
         cx.buffers.release(done.buffer);
-        if let Err(errno) = result {
-            self.fail(cx, errno);
-            return;
-        }
         for note in &done.pending.notes {
             match *note {
                 Note::Request(id) => self.recorded(cx, id),
