@@ -10,6 +10,7 @@ use replica_rig::*;
 use sds_core::error::Status;
 use sds_core::id::RequestId;
 use sds_core::machine::LinkId;
+use sds_core::protocol::membership::Change;
 use sds_core::replica::interface::Event;
 use sds_core::unit::*;
 use sds_core::wire::*;
@@ -129,6 +130,25 @@ fn without_the_other_copy_a_damaged_block_is_an_error() {
     pair.run_for(MS(1500));
     assert!(pair.nodes[0].disks[0].flip_first_of(2));
     assert_eq!(read(&mut pair, alice, 1, 1), Err(Status::Corrupt));
+}
+
+#[test]
+fn a_joiner_that_was_proposed_helps_before_its_epoch_is_learnt() {
+    let (mut pair, alice) = written(4);
+    pair.kill(1, false);
+    pair.run_for(MS(1500));
+    pair.start(1);
+    while pair.governor().entries[shard(0).get() as usize].joining.is_none() {
+        if !pair.step() {
+            pair.run_for(MS(1));
+        }
+    }
+    pair.governor().decides = false;
+    pair.run_for(MS(300));
+    assert!(pair.nodes[0].proposals.iter().any(|(.., proposal)| proposal.change == Change::Grow), "it has everything");
+    assert!(pair.nodes[0].disks[0].flip_first_of(2));
+    assert_eq!(read(&mut pair, alice, 1, 1), Ok(contents(2..=2)));
+    assert_eq!(repaired(&pair), 1);
 }
 
 fn rejoin(pair: &mut Pair) {

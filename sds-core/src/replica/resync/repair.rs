@@ -11,7 +11,7 @@ use crate::error::Status;
 use crate::limits::REPAIRS_PER_READ_MAX;
 use crate::replica::Turn;
 use crate::replica::request::{Kind, Route};
-use crate::replica::view::pair::{Broken, Side};
+use crate::replica::view::pair::{Broken, JoinStage, Pair, Side};
 use crate::store::interface::{ExtentKey, StoreError};
 use std::collections::VecDeque;
 
@@ -24,7 +24,9 @@ impl Replica {
         let reads = matches!(request.kind, Kind::Read | Kind::Fragment) && request.version.is_none() && request.link.is_some();
         let is_open = self.devices.get(route.slot).is_some_and(crate::replica::devices::Device::is_open);
         let pair = self.view.pair(route.pool, route.shard);
-        let has_other = pair.is_some_and(|pair| pair.side == Side::Primary && pair.joiner.is_none() && pair.broken.is_none());
+        // A joiner that was proposed has everything, and may have been taken in.
+        let is_whole = |pair: &Pair| pair.joiner.is_none_or(|stage| stage == JoinStage::Proposed);
+        let has_other = pair.is_some_and(|pair| pair.side == Side::Primary && is_whole(pair) && pair.broken.is_none());
         // What the other copy cannot help with is an error. But a repair that is under way is waited for.
         let may_help = request.repairs < REPAIRS_PER_READ_MAX || self.is_being_repaired(route.key);
         is_of_block && reads && is_open && has_other && may_help
