@@ -10,7 +10,7 @@
 use core::ops::Range;
 
 /// A stream of numbers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prng {
     state: [u64; 4],
 }

@@ -4,6 +4,7 @@ use crate::canary::Canary;
 use crate::marks::Marks;
 use crate::plan::Plan;
 use crate::prng::{Prng, mix};
+use crate::retell::{Kept, Recording, Retelling};
 use crate::trace::Telling;
 use crate::world::{Counts, World};
 use sds_core::map::Copies;
@@ -44,18 +45,46 @@ pub fn plan_of(seed: u64, copies: Option<Copies>) -> Plan {
     }
 }
 
+/// A run: what it is drawn from, and what is built into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// The seed.
+    pub seed: u64,
+    /// Only with so many copies; otherwise as the seed says.
+    pub copies: Option<Copies>,
+    /// A bug.
+    pub canary: Option<Canary>,
+}
+
 /// Runs a seed.
 #[must_use]
 pub fn run_seed(seed: u64, copies: Option<Copies>, canary: Option<Canary>, telling: Telling) -> Report {
+    run(&Case { seed, copies, canary }, telling).0
+}
+
+/// Runs a case; also gives what can be left out of it.
+#[must_use]
+pub fn run(case: &Case, telling: Telling) -> (Report, Recording) {
+    tell(case, telling, None)
+}
+
+/// Tells a run again, with what is kept of it.
+#[must_use]
+pub fn run_again(case: &Case, recording: &Recording, kept: &Kept, telling: Telling) -> Report {
+    tell(case, telling, Some(Retelling { firings: recording.firings.clone(), kept: kept.clone() })).0
+}
+
+fn tell(case: &Case, telling: Telling, retelling: Option<Retelling>) -> (Report, Recording) {
+    let Case { seed, copies, canary } = *case;
     let plan = plan_of(seed, copies);
     #[cfg(feature = "seeded-bugs")]
     sds_core::bugs::seed(canary.and_then(Canary::rule));
     if telling == Telling::Aloud {
         println!("seed {seed}: {plan:?}");
     }
-    let mut world = World::new(plan, seed, canary, telling);
+    let mut world = World::told(plan, seed, canary, telling, retelling);
     world.run();
-    report(seed, &world)
+    (report(seed, &world), world.recording())
 }
 
 /// The verdict on a world that has ended.

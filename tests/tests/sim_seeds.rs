@@ -2,7 +2,9 @@
 
 use sds_core::map::Copies;
 use sds_tests::canary::Canary;
-use sds_tests::run::run_seed;
+use sds_tests::run::{Case, run_again, run_seed};
+use sds_tests::seed_file::SeedFile;
+use sds_tests::shrink::{Shrunk, shrink};
 use sds_tests::trace::Telling;
 
 /// Runs some seeds; each failure says how to replay it.
@@ -68,4 +70,34 @@ fn canaries_are_caught_with_two_copies() {
 fn an_unknown_canary_is_answered_with_the_names_of_those_there_are() {
     let error = "none-such".parse::<Canary>().expect_err("no canary has this name").to_string();
     assert!(Canary::SHELL.iter().all(|canary| error.contains(canary.name())), "{error}");
+}
+
+#[test]
+fn a_run_told_again_with_everything_is_the_run() {
+    for seed in 0..12 {
+        let case = Case { seed, copies: None, canary: None };
+        let (report, recording) = sds_tests::run::run(&case, Telling::Silent);
+        assert!(!recording.firings.is_empty() || report.counts.crashes == 0, "seed {seed}: its faults are known");
+        assert_eq!(run_again(&case, &recording, &recording.all(), Telling::Silent).hash, report.hash, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_failing_run_is_made_smaller_and_fails_again_from_its_seed_file() {
+    let failing = |seed: &u64| {
+        let case = Case { seed: *seed, copies: None, canary: Some(Canary::FlushIgnored) };
+        let (report, recording) = sds_tests::run::run(&case, Telling::Silent);
+        (!report.violations.is_empty()).then_some((case, report, recording))
+    };
+    let (case, report, recording) = (0..100).find_map(|seed| failing(&seed)).expect("it is caught");
+    let Shrunk { kept, report: small, .. } = shrink(&case, &report, &recording, 60).expect("it fails again");
+    let all = recording.all();
+    assert!(kept.faults.len() < all.faults.len() && kept.wishes.len() < all.wishes.len(), "{kept:?}");
+    assert!(!small.violations.is_empty());
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("failing/seed.json");
+    SeedFile::new(&case, &kept, &small.violations[0]).write(&path).expect("writes");
+    let file = SeedFile::read(&path).expect("reads");
+    let again = run_again(&file.case().expect("known"), &recording, &file.kept(), Telling::Silent);
+    assert_eq!((again.hash, again.violations), (small.hash, small.violations));
 }

@@ -34,6 +34,7 @@ use crate::mdm::{Mdm, Role};
 use crate::network::{Network, ProcessIndex, Side};
 use crate::plan::{Layout, Plan};
 use crate::prng::{Prng, mix};
+use crate::retell::{Firing, Recording, Retelling};
 use crate::schedule::{Drifting, Schedule};
 use crate::trace::{Telling, Trace};
 use client::ClientNode;
@@ -89,6 +90,8 @@ pub(crate) enum Event {
     User { client: usize, life: u64 },
     /// Something goes wrong.
     Trouble(Trouble),
+    /// What went wrong when the run was told first, by number.
+    Retold(usize),
     /// A link breaks over which a request goes that this has waited for.
     Break { link: LinkId },
     /// A process dies, or its host loses power, at a write that this has waited for.
@@ -215,6 +218,10 @@ pub struct World {
     pairs_at_rest: Vec<Option<ShardEntry>>,
     pub(crate) ghosts: Vec<links::Ghost>,
     pub(crate) armed: Vec<troubles::Armed>,
+    /// What went wrong so far.
+    firings: Vec<Firing>,
+    /// The run was told before.
+    retelling: Option<Retelling>,
     /// What was durable on a device a while ago.
     image: Option<(usize, Medium)>,
     /// Its host is without power, and it will be found like that.
@@ -234,6 +241,12 @@ impl World {
     /// The world of a plan, before anything has happened.
     #[must_use]
     pub fn new(plan: Plan, seed: u64, canary: Option<Canary>, telling: Telling) -> Self {
+        Self::told(plan, seed, canary, telling, None)
+    }
+
+    /// The same, if it was told before, with what is kept of that.
+    #[must_use]
+    pub fn told(plan: Plan, seed: u64, canary: Option<Canary>, telling: Telling, retelling: Option<Retelling>) -> Self {
         let mut chance = Prng::new(seed);
         let uuid = |chance: &mut Prng| (u128::from(chance.next_u64()) << 64) | u128::from(chance.next_u64()) | 1;
         let system = SystemId::new(uuid(&mut chance));
@@ -276,6 +289,8 @@ impl World {
             pairs_at_rest: Vec::new(),
             ghosts: Vec::new(),
             armed: Vec::new(),
+            firings: Vec::new(),
+            retelling,
             image: None,
             is_going_back: false,
             mdm_stays_until: Nanos::ZERO,
@@ -297,6 +312,10 @@ impl World {
         }
         for trouble in Trouble::ALL {
             world.schedule_trouble(trouble);
+        }
+        let times: Vec<Nanos> = world.retelling.iter().flat_map(|told| &told.firings).map(|firing| firing.at).collect();
+        for (number, at) in times.into_iter().enumerate() {
+            world.schedule.at(at, Event::Retold(number));
         }
         world.schedule.after(100_000_000, Event::Look);
         world
@@ -390,6 +409,12 @@ impl World {
         &self.history
     }
 
+    /// What of the run can be left out when it is told again.
+    #[must_use]
+    pub fn recording(&self) -> Recording {
+        Recording { firings: self.firings.clone(), wishes: self.clients.iter().map(|client| client.user.wished).collect() }
+    }
+
     /// The story's hash and length.
     #[must_use]
     pub const fn trace(&self) -> &Trace {
@@ -456,6 +481,7 @@ impl World {
             | Event::StartMdm
             | Event::Operate
             | Event::Trouble(_)
+            | Event::Retold(_)
             | Event::Break { .. }
             | Event::Blow { .. }
             | Event::Hasten { .. }
@@ -489,6 +515,7 @@ impl World {
             Event::Operate => self.operate(),
             Event::User { client, life } => self.user_looks(client, life),
             Event::Trouble(trouble) => self.trouble(trouble),
+            Event::Retold(number) => self.trouble_again(number),
             Event::Break { link } => self.break_if_whole(link),
             Event::Blow { process, power } => self.blow(process, power),
             Event::Hasten { disk } => self.disks[disk].set_slowness(1),

@@ -8,6 +8,7 @@ use crate::disk::{Fate, Operation, Request};
 use crate::history::Mark;
 use crate::network::{Party, ProcessIndex};
 use crate::plan::Every;
+use crate::retell::Firing;
 use sds_core::id::ShardId;
 use sds_core::machine::LinkId;
 use sds_core::map::{Member, ShardEntry};
@@ -143,7 +144,10 @@ impl World {
     pub(super) fn schedule_trouble(&mut self, trouble: Trouble) {
         if let Some(every) = self.every(trouble) {
             let wait = every / 2 + self.chance.below(every);
-            self.schedule.after(wait, Event::Trouble(trouble));
+            // A run that is told again has them when it had them.
+            if self.retelling.is_none() {
+                self.schedule.after(wait, Event::Trouble(trouble));
+            }
         }
     }
 
@@ -151,6 +155,30 @@ impl World {
         if self.phase != Phase::Troubled {
             return;
         }
+        let (at, before) = (self.now(), self.chance.clone());
+        self.go_wrong(trouble);
+        self.firings.push(Firing { at, trouble, before, after: self.chance.clone() });
+    }
+
+    /// Something went wrong here when the run was told first: again, by the chance it had then, if it is kept.
+    pub(super) fn trouble_again(&mut self, number: usize) {
+        let Some(told) = &self.retelling else { return };
+        let Some(firing) = told.firings.get(number).filter(|_| self.phase == Phase::Troubled) else { return };
+        let (Firing { trouble, before, after, .. }, is_kept) = (firing.clone(), told.kept.faults.contains(&number));
+        let as_told = self.chance == before;
+        let own = core::mem::replace(&mut self.chance, before);
+        if is_kept {
+            self.go_wrong(trouble);
+        }
+        // As long as nothing was left out before, the world goes on with what it went on with.
+        if !as_told {
+            self.chance = own;
+        } else if !is_kept {
+            self.chance = after;
+        }
+    }
+
+    fn go_wrong(&mut self, trouble: Trouble) {
         self.schedule_trouble(trouble);
         match trouble {
             // Most of a run its users rest, and where nothing is on its way a crash shows little.

@@ -75,6 +75,8 @@ pub(crate) struct User {
     backlog: VecDeque<Piece>,
     burst: u64,
     pub(super) asked: u64,
+    /// Wishes so far.
+    pub(super) wished: u64,
     chance: Prng,
     /// What the MDM last said it has: volume, generation.
     pub(super) granted: Option<(u32, u64)>,
@@ -102,6 +104,7 @@ impl User {
             backlog: VecDeque::new(),
             burst: 0,
             asked: 0,
+            wished: 0,
             chance,
             granted: None,
             looking: false,
@@ -350,6 +353,12 @@ impl World {
                 Wish::Read { .. } | Wish::Write { .. } | Wish::Zero { .. } | Wish::Flush | Wish::Status { .. } => wish,
             };
             user.shall(wish, volume.stripe);
+            let number = user.wished;
+            user.wished += 1;
+            if self.retelling.as_ref().is_some_and(|told| !told.kept.wishes.contains(&(client, number))) {
+                user.asked += user.backlog.len() as u64;
+                user.backlog.clear();
+            }
         }
         user.backlog.pop_front()
     }
