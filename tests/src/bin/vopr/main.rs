@@ -45,7 +45,7 @@ struct Arguments {
     #[arg(long, value_name = "WHICH", conflicts_with_all = ["seed", "canary", "seeds"])]
     canaries: Option<Which>,
     /// Fail if anything that runs are to reach was not reached: a kind of fault, an event, a frame.
-    #[arg(long, requires = "seeds", conflicts_with = "canary")]
+    #[arg(long, requires = "seeds", conflicts_with_all = ["seed", "canary"])]
     reach_all: bool,
     /// Go on after a seed has failed.
     #[arg(long, conflicts_with_all = ["seed", "canary", "canaries"])]
