@@ -8,12 +8,15 @@
 //! which epoch that is it learns from the first answer, also of a read: it may have seen what only that epoch's caches hold.
 //!
 //! Invariants: a shard is dirty from the completion of a write on it until a flush, sent after that completion, has
-//! succeeded at the shard's primary of the newest map; a loss is reported by one flush and then forgotten.
+//! succeeded at the shard's primary of the newest map; a loss is reported by one flush and then forgotten. But whoever waits for a
+//! write meanwhile does not know yet that part of it was complete, and may be what is lost: it is reported once more, by the first flush
+//! that covers what was waited for.
 
 use super::topology::DeviceIndex;
 use crate::bugs::{self, Bug};
 use crate::id::{Epoch, ShardId};
 use crate::protocol::acknowledge::flush_may_succeed;
+use core::ops::RangeInclusive;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Shard {
@@ -32,6 +35,16 @@ struct Shard {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mark(u64);
 
+/// What a flush has found to be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    Nothing,
+    /// Some acknowledged write.
+    Found,
+    /// What was found before, for those who waited for a write then.
+    Again,
+}
+
 /// A session's unflushed writes.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
@@ -39,6 +52,8 @@ pub(super) struct Dirty {
     /// Numbers of shards that are dirty.
     list: Vec<u32>,
     written: u64,
+    /// A loss is told again by a flush that covers the first of these writes, and by later ones as far as they cover more of them.
+    again: Option<RangeInclusive<u64>>,
     /// For each device, the flush that last asked it.
     asked: Vec<u64>,
     flushes: u64,
@@ -127,10 +142,18 @@ impl Dirty {
         core::mem::replace(&mut self.asked[device.get()], round) != round
     }
 
-    /// A flush up to `mark` succeeded for those shards that `covered` gives the newest loss of; `true` if some write may be lost,
-    /// which is told once.
-    pub(super) fn flushed(&mut self, mark: Mark, covered: impl Fn(ShardId) -> Option<Epoch>) -> bool {
+    /// A write that was waited for when a loss was told is complete now.
+    pub(super) fn waited_through_a_loss(&mut self) {
+        let first = self.again.as_ref().map_or(self.written, |again| *again.start());
+        self.again = Some(first..=self.written);
+    }
+
+    /// A flush up to `mark` succeeded for those shards that `covered` gives the newest loss of.
+    pub(super) fn flushed(&mut self, mark: Mark, covered: impl Fn(ShardId) -> Option<Epoch>) -> Loss {
         let mut lost = false;
+        let told = self.again.take_if(|again| *again.start() <= mark.0);
+        let again = told.is_some();
+        self.again = self.again.take().or_else(|| told.map(|told| mark.0 + 1..=*told.end()).filter(|rest| !rest.is_empty()));
         let Self { shards, list, .. } = self;
         list.retain(|number| {
             let Some(cache_lost_in) = covered(ShardId::new(*number)) else { return true };
@@ -147,7 +170,11 @@ impl Dirty {
             known.first = known.first.max(mark.0 + 1);
             true
         });
-        lost
+        match (lost, again) {
+            (true, _) => Loss::Found,
+            (false, true) => Loss::Again,
+            (false, false) => Loss::Nothing,
+        }
     }
 }
 
@@ -158,7 +185,7 @@ mod tests {
     const SHARD: ShardId = ShardId::new(3);
 
     fn flush(dirty: &mut Dirty, mark: Mark, lost_in: u32) -> bool {
-        dirty.flushed(mark, |shard| (shard == SHARD).then_some(Epoch::new(lost_in)))
+        dirty.flushed(mark, |shard| (shard == SHARD).then_some(Epoch::new(lost_in))) != Loss::Nothing
     }
 
     #[test]
@@ -190,6 +217,20 @@ mod tests {
     }
 
     #[test]
+    fn each_flush_that_covers_what_was_waited_for_tells_of_the_loss_again() {
+        let mut dirty = Dirty::default();
+        let mut marks = Vec::new();
+        for _ in 0..2 {
+            dirty.wrote(SHARD, Epoch::new(2));
+            dirty.waited_through_a_loss();
+            marks.push(dirty.mark());
+        }
+        let mut flushed = |mark| dirty.flushed(mark, |_| Some(Epoch::new(0)));
+        let told = [flushed(Mark(0)), flushed(marks[0]), flushed(marks[0]), flushed(marks[1]), flushed(marks[1])];
+        assert_eq!(told, [Loss::Nothing, Loss::Again, Loss::Nothing, Loss::Again, Loss::Nothing]);
+    }
+
+    #[test]
     fn after_a_partial_flush_the_newer_epoch_counts() {
         let mut dirty = Dirty::default();
         dirty.wrote(SHARD, Epoch::new(1));
@@ -212,7 +253,7 @@ mod tests {
         let mark = dirty.mark();
         assert!(flush(&mut dirty, mark, 2));
         assert_eq!(dirty.len(), 3);
-        assert!(!dirty.flushed(mark, |_| Some(Epoch::new(9))), "nothing relied on the others");
+        assert_eq!(dirty.flushed(mark, |_| Some(Epoch::new(9))), Loss::Nothing, "nothing relied on the others");
         assert!(dirty.is_clean());
     }
 
@@ -221,7 +262,7 @@ mod tests {
         let mut dirty = Dirty::default();
         dirty.wrote(SHARD, Epoch::new(1));
         let mark = dirty.mark();
-        assert!(!dirty.flushed(mark, |_| None));
+        assert_eq!(dirty.flushed(mark, |_| None), Loss::Nothing);
         assert!(dirty.has_unflushed(mark));
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Must not know: how exchanges are routed.
 
+use super::dirty::Loss;
 use super::exchange::{Ask, Exchange, State};
 use super::interface::{Effect, Event, Outcome, Request};
 use super::server::{LinkState, ServerIndex};
@@ -101,7 +102,7 @@ impl Client {
                     self.fence(volume, turn);
                 }
             }
-            Status::FlushLost => self.flush_lost(id, turn),
+            Status::FlushLost => self.flush_lost(id, Loss::Found, turn),
             Status::Corrupt => self.unreadable(id, turn),
             Status::DeviceFailed => {
                 self.note_failed(id, index, turn);
@@ -115,8 +116,11 @@ impl Client {
     }
 
     /// Never in silence: what the application hears is one EIO.
-    fn flush_lost(&mut self, id: OpId, turn: &mut Turn<'_, impl Buffers>) {
+    fn flush_lost(&mut self, id: OpId, loss: Loss, turn: &mut Turn<'_, impl Buffers>) {
         if let Some(volume) = self.exchanges.get(id).map(|exchange| exchange.volume) {
+            if loss == Loss::Found {
+                self.note_loss(volume);
+            }
             turn.out.push(Effect::Event(Event::FlushLost { volume }));
         }
         self.finish(id, Err(Status::FlushLost), turn);
@@ -126,10 +130,13 @@ impl Client {
         let Some(exchange) = self.exchanges.get(id) else { return false };
         let payload = believe(exchange, frame, turn.buffers);
         self.note_serves(id);
-        if !matches!(payload, Payload::Damaged) && self.note_durability(id) {
-            // Told once; the flush goes on to what is left.
-            self.flush_lost(id, turn);
-            return false;
+        if !matches!(payload, Payload::Damaged) {
+            let loss = self.note_durability(id);
+            if loss != Loss::Nothing {
+                // The flush goes on to what is left.
+                self.flush_lost(id, loss, turn);
+                return false;
+            }
         }
         match payload {
             Payload::Damaged => {
@@ -160,26 +167,25 @@ impl Client {
         }
     }
 
-    /// Keeps account of what a flush must cover, or has covered, and of the epochs that what was seen is of; `true` if a flush has found
-    /// that something is lost.
-    fn note_durability(&mut self, id: OpId) -> bool {
-        let Some(exchange) = self.exchanges.get(id) else { return false };
-        let Some(session) = self.sessions.get_mut(&exchange.volume) else { return false };
+    /// Keeps account of what a flush must cover, or has covered, and of the epochs that what was seen is of.
+    fn note_durability(&mut self, id: OpId) -> Loss {
+        let Some(exchange) = self.exchanges.get(id) else { return Loss::Nothing };
+        let Some(session) = self.sessions.get_mut(&exchange.volume) else { return Loss::Nothing };
         let (shard, epoch, pool) = (exchange.shard, exchange.epoch, session.pool);
         match exchange.ask {
             Ask::Write { durable: false, .. } | Ask::Fragment { durable: false, .. } | Ask::Zero { durable: false, .. } => {
                 if !bugs::is(Bug::WriteNotAccountedFor) {
                     session.dirty.wrote(shard, epoch);
                 }
-                false
+                Loss::Nothing
             }
-            Ask::Write { .. } | Ask::Fragment { .. } | Ask::Zero { .. } => false,
+            Ask::Write { .. } | Ask::Fragment { .. } | Ask::Zero { .. } => Loss::Nothing,
             Ask::Read | Ask::Status => {
                 session.dirty.saw(shard, epoch);
-                false
+                Loss::Nothing
             }
             // Of an older map: some shards may have been elsewhere already. Whatever is left is asked for again.
-            Ask::Flush { .. } if exchange.sent_at < self.topology.changed(pool) => false,
+            Ask::Flush { .. } if exchange.sent_at < self.topology.changed(pool) => Loss::Nothing,
             Ask::Flush { mark, .. } => session.dirty.flushed(mark, |other| self.topology.flushed_with(pool, shard, other)),
         }
     }

@@ -47,6 +47,8 @@ pub(super) struct UserRequest {
     pub(super) error: Option<Status>,
     /// It has been answered, because it took too long; nothing more is sent for it.
     pub(super) given_up: bool,
+    /// It was waited for when a flush told of a loss.
+    waits_through_a_loss: bool,
 }
 
 /// How far a flush reaches, and which round of asking devices it is in. Means nothing to other requests.
@@ -99,8 +101,19 @@ impl Client {
             Request::Flush => session.dirty.len(),
         };
         let flush = Round { mark: session.dirty.mark(), number: session.dirty.begin_round() };
-        let fresh =
-            UserRequest { origin, volume, request, since: turn.now, step: 0, steps, flush, outstanding: 0, error: None, given_up: false };
+        let fresh = UserRequest {
+            origin,
+            volume,
+            request,
+            since: turn.now,
+            step: 0,
+            steps,
+            flush,
+            outstanding: 0,
+            error: None,
+            given_up: false,
+            waits_through_a_loss: false,
+        };
         let Ok(id) = self.requests.insert(fresh) else { unreachable!("the caller has made sure of the room") };
         self.note_patience(volume, turn.now);
         self.advance(id, turn);
@@ -257,6 +270,21 @@ impl Client {
         self.unblocked.clear();
     }
 
+    /// A flush of a volume's session tells of a loss: parts of what is waited for may be lost with it. Applications cut large writes
+    /// into several, so that all of them count.
+    pub(super) fn note_loss(&mut self, volume: VolumeId) {
+        let waits = |request: &UserRequest| match request.request {
+            Request::Write { durable, .. } | Request::Zero { durable, .. } => request.volume == volume && !durable,
+            Request::Read { .. } | Request::Flush | Request::Status { .. } => false,
+        };
+        let waiting: Vec<OpId> = self.requests.iter().filter(|(_, request)| waits(request)).map(|(id, _)| id).collect();
+        for id in waiting {
+            if let Some(request) = self.requests.get_mut(id) {
+                request.waits_through_a_loss = true;
+            }
+        }
+    }
+
     fn complete(&mut self, id: OpId, outcome: Outcome, turn: &mut Turn<'_, impl Buffers>) {
         let Some(request) = self.requests.remove(id) else { return };
         assert!(request.outstanding == 0, "a request completes after its exchanges");
@@ -267,6 +295,9 @@ impl Client {
         let result = request.error.map_or(Ok(outcome), Err);
         if let Some(session) = self.sessions.get_mut(&request.volume) {
             session.requests -= 1;
+            if request.waits_through_a_loss {
+                session.dirty.waited_through_a_loss();
+            }
         }
         match request.origin {
             Origin::User(token) => {

@@ -112,6 +112,29 @@ fn a_reboot_between_two_writes_is_not_hidden_by_the_second() {
 }
 
 #[test]
+fn a_loss_is_told_again_to_who_waited_for_a_write_when_it_was_told() {
+    let mut world = clean();
+    world.write(0, &[1; 4096]);
+    world.settle();
+    next_epoch(&mut world, true);
+    let flush = world.request(Request::Flush);
+    let asked = world.take_sent();
+    // It may be the rest of what was written first.
+    let rest = world.write(4096, &[1; 4096]);
+    world.answer(asked);
+    assert_eq!(world.outcome(flush), Some(Err(Status::FlushLost)));
+    world.settle();
+    assert_eq!(world.outcome(rest), Some(Ok(Outcome::Done)));
+    for told in [Err(Status::FlushLost), Ok(Outcome::Done)] {
+        world.write(8192, &[1; 4096]);
+        world.settle();
+        let flush = world.request(Request::Flush);
+        world.settle();
+        assert_eq!(world.outcome(flush), Some(told), "once more, and no more");
+    }
+}
+
+#[test]
 fn an_epoch_that_kept_a_copy_s_cache_loses_nothing() {
     let mut world = clean();
     world.write(0, &[1; 4096]);
