@@ -114,6 +114,9 @@ const QUIET: Scenario = Scenario {
     grants: 0,
 };
 
+/// Reads under leases, by clocks that tick a little, as long as somebody waits for an answer.
+const LEASED: Scenario = Scenario { retries: 0, leases: true, ticks: 3, grants: 1, until_answered: true, stale_clients: true, ..QUIET };
+
 use Op::{Flush, Read, Write};
 
 /// All scenarios, cheapest first.
@@ -181,13 +184,7 @@ pub fn all() -> Vec<Scenario> {
             about: "reads under leases, clocks that drift, a primary that does not know it was replaced",
             scripts: [&[Read], &[Write(1)]],
             epochs: 2,
-            retries: 0,
-            leases: true,
-            ticks: 3,
-            grants: 1,
-            until_answered: true,
-            stale_clients: true,
-            ..QUIET
+            ..LEASED
         },
         Scenario {
             name: "lease-restart",
@@ -196,13 +193,7 @@ pub fn all() -> Vec<Scenario> {
             epochs: 3,
             crashes: 1,
             restarts: true,
-            retries: 0,
-            leases: true,
-            ticks: 3,
-            grants: 1,
-            until_answered: true,
-            stale_clients: true,
-            ..QUIET
+            ..LEASED
         },
         Scenario {
             name: "joiner-leases",
@@ -211,13 +202,7 @@ pub fn all() -> Vec<Scenario> {
             scripts: [&[Read], &[Write(1)]],
             epochs: 3,
             joiners: 0b010,
-            retries: 0,
-            leases: true,
-            ticks: 3,
-            grants: 1,
-            until_answered: true,
-            stale_clients: true,
-            ..QUIET
+            ..LEASED
         },
         Scenario {
             name: "joining",

@@ -151,9 +151,10 @@ impl Dirty {
     /// A flush up to `mark` succeeded for those shards that `covered` gives the newest loss of.
     pub(super) fn flushed(&mut self, mark: Mark, covered: impl Fn(ShardId) -> Option<Epoch>) -> Loss {
         let mut lost = false;
-        let told = self.again.take_if(|again| *again.start() <= mark.0);
-        let again = told.is_some();
-        self.again = self.again.take().or_else(|| told.map(|told| mark.0 + 1..=*told.end()).filter(|rest| !rest.is_empty()));
+        let again = self.again.as_ref().is_some_and(|again| *again.start() <= mark.0);
+        if again {
+            self.again = self.again.take().map(|again| mark.0 + 1..=*again.end()).filter(|rest| !rest.is_empty());
+        }
         let Self { shards, list, .. } = self;
         list.retain(|number| {
             let Some(cache_lost_in) = covered(ShardId::new(*number)) else { return true };

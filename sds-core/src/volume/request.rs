@@ -255,8 +255,10 @@ impl Client {
             Ok(Outcome::Done) => self.advance(exchange.request, turn),
             Err(status) => {
                 // The first is told, unless it would hide that acknowledged writes are gone.
-                let hides_a_loss = status == Status::FlushLost && !request.given_up;
-                request.error = request.error.filter(|_| !hides_a_loss).or(Some(status));
+                if status == Status::FlushLost {
+                    request.error = Some(status);
+                }
+                request.error.get_or_insert(status);
                 self.advance(exchange.request, turn);
             }
         }
