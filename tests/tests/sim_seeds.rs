@@ -2,7 +2,8 @@
 
 use sds_core::map::Copies;
 use sds_tests::canary::Canary;
-use sds_tests::run::{Case, run_again, run_seed};
+use sds_tests::retell::Kept;
+use sds_tests::run::{Case, Report, run_again, run_seed};
 use sds_tests::seed_file::SeedFile;
 use sds_tests::shrink::{Shrunk, shrink};
 use sds_tests::trace::Telling;
@@ -100,4 +101,23 @@ fn a_failing_run_is_made_smaller_and_fails_again_from_its_seed_file() {
     let file = SeedFile::read(&path).expect("reads");
     let again = run_again(&file.case().expect("known"), &recording, &file.kept(), Telling::Silent);
     assert_eq!((again.hash, again.violations), (small.hash, small.violations));
+}
+
+#[test]
+fn what_is_left_out_of_a_run_does_not_happen() {
+    let faults = |report: &Report| {
+        let counts = report.counts;
+        counts.crashes + counts.power_cuts + counts.cuts + counts.ambushes + counts.faults
+    };
+    let mut seen = 0;
+    for seed in 0..6 {
+        let case = Case { seed, copies: None, canary: None };
+        let (report, recording) = sds_tests::run::run(&case, Telling::Silent);
+        seen += faults(&report);
+        let calm = run_again(&case, &recording, &Kept { faults: [].into(), ..recording.all() }, Telling::Silent);
+        assert_eq!((faults(&calm), calm.violations), (0, Vec::new()), "seed {seed}");
+        let idle = run_again(&case, &recording, &Kept { wishes: [].into(), ..recording.all() }, Telling::Silent);
+        assert_eq!((idle.counts.ops, idle.violations), (0, Vec::new()), "seed {seed}");
+    }
+    assert!(seen > 0, "there was something to leave out");
 }

@@ -4,6 +4,7 @@
 //! Invariants: everything that happens is drawn from the seed and told to the trace; effects of a
 //! step never step another machine directly, they schedule it. Must not know: rules of the protocol.
 
+mod armed;
 mod client;
 mod control;
 mod copies;
@@ -217,7 +218,7 @@ pub struct World {
     /// The shards that had two copies in sync when everybody had finished.
     pairs_at_rest: Vec<Option<ShardEntry>>,
     pub(crate) ghosts: Vec<links::Ghost>,
-    pub(crate) armed: Vec<troubles::Armed>,
+    pub(crate) armed: Vec<armed::Armed>,
     /// What went wrong so far.
     firings: Vec<Firing>,
     /// The run was told before.
