@@ -5,7 +5,7 @@
 use crate::disk::{DEVICE, LOCATION};
 use sds_core::buffer::{BufferId, Span};
 use sds_core::checksum::{Checksum, ChecksumList};
-use sds_core::cluster::{Change, Cluster, Command, CreateVolume, OpenSession, RegisterDevice, RegisterSds};
+use sds_core::cluster::{Change, Cluster, Command, CreateVolume, Heard, OpenSession, RegisterDevice, RegisterSds};
 use sds_core::codec::encode_framed;
 use sds_core::control::{
     CONTROL_VERSION, Capacity, ClientToMdm, DeviceReport, DeviceState, FaultCounts, MdmToClient, MdmToSds, OpenError, Opened, SdsToMdm,
@@ -367,7 +367,6 @@ fn history() -> Vec<Change> {
         sequence_ceiling: ShardSequence::new(1),
         flushed: LogSequence::new(0),
         log_end: LogSequence::new(0),
-        heard: LogSequence::new(0),
         cache: BootId::new(1),
     };
     let register = |number: u32, pool: &str| {
@@ -381,6 +380,7 @@ fn history() -> Vec<Change> {
             life: u128::from(number),
             devices,
             movable: Vec::new(),
+            heard: vec![Heard { member: MEMBER, ceiling: ShardSequence::new(1), flushed: LogSequence::new(2) }],
         })
     };
     let volume = |name: &str, pool: &str| {
@@ -396,7 +396,7 @@ fn history() -> Vec<Change> {
         force: false,
         orphans: vec![SessionGeneration::new(9)],
     };
-    let ceilings = vec![(DeviceId::new(1), ShardSequence::new(10))];
+    let heard = vec![Heard { member: MEMBER, ceiling: ShardSequence::new(10), flushed: LogSequence::new(3) }];
     vec![
         Change::Initialise { system: SystemId::new(1) },
         Change::CreatePool { name: "two".to_owned(), shards: 4, copies: Copies::Two },
@@ -408,16 +408,9 @@ fn history() -> Vec<Change> {
         volume("b", "two"),
         Change::OpenSession(open),
         Change::DeleteVolume { name: "a".to_owned(), orphans: Vec::new() },
-        Change::Propose { sds: SdsId::new(1), ceilings: ceilings.clone(), proposals: proposals() },
-        Change::GoOnAlone { survivor: MEMBER, absent: OTHER, ceilings: ceilings.clone() },
-        Change::ForceShard {
-            pool: "two".to_owned(),
-            shard: 1,
-            device: DeviceId::new(1),
-            gone: vec![OTHER],
-            ceilings,
-            reason: "r".to_owned(),
-        },
+        Change::Propose { sds: SdsId::new(1), heard: heard.clone(), proposals: proposals() },
+        Change::GoOnAlone { survivor: MEMBER, absent: OTHER, heard: heard.clone() },
+        Change::ForceShard { pool: "two".to_owned(), shard: 1, device: DeviceId::new(1), gone: vec![OTHER], heard, reason: "r".to_owned() },
         Change::CloseSession { volume: VolumeId::new(2), client: ClientId::new(5), generation: SessionGeneration::new(1) },
         Change::TreesFreed { sds: SdsId::new(3), device: DeviceId::new(3), trees: vec![TreeId::new(1)] },
     ]

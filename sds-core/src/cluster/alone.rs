@@ -8,7 +8,7 @@
 use super::membership::Known;
 use super::outcome::{Event, ForceFault, Outcome, Refusal};
 use super::state::{AuditEntry, State};
-use super::{Cluster, name};
+use super::{Cluster, Heard, name};
 use crate::id::{DeviceId, ShardSequence};
 use crate::limits::AUDIT_ENTRIES_MAX;
 use crate::map::{Copies, Member, ShardEntry};
@@ -21,7 +21,7 @@ pub(super) struct Force<'a> {
     pub(super) shard: u32,
     pub(super) device: DeviceId,
     pub(super) gone: &'a [Member],
-    pub(super) ceilings: &'a [(DeviceId, ShardSequence)],
+    pub(super) heard: &'a [Heard],
     pub(super) reason: &'a str,
 }
 
@@ -48,10 +48,10 @@ impl Cluster {
         now_ms: u64,
         survivor: Member,
         absent: Member,
-        ceilings: &[(DeviceId, ShardSequence)],
+        heard: &[Heard],
         events: &mut Vec<Event>,
     ) -> Result<Outcome, Refusal> {
-        self.raise_ceilings(ceilings);
+        self.note_heard(heard);
         let made_at = self.coming_version();
         let State { pools, devices, servers, .. } = &mut self.state;
         let (mut touched, mut shards, mut unflushed) = (BTreeSet::new(), 0_u32, 0_u32);
@@ -101,7 +101,7 @@ impl Cluster {
         let member = member.ok_or_else(|| refused(ForceFault::NotServing))?;
         // What the others have used counts, too.
         let mut entry = *entry;
-        let heard = force.ceilings.iter().map(|(_, ceiling)| *ceiling).fold(ShardSequence::default(), ShardSequence::max);
+        let heard = force.heard.iter().map(|heard| heard.ceiling).fold(ShardSequence::default(), ShardSequence::max);
         entry.first_sequence = entry.first_sequence.max(heard);
         let proposal = Proposal { base: entry.epoch, proposer: None, change: Change::Alone { member, forced: true } };
         let next = known.commit(&entry, &proposal).map_err(|rule| refused(self.force_fault(&entry, member, rule)))?;

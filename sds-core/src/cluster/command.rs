@@ -17,7 +17,7 @@ use crate::view::SessionMode;
 use serde::{Deserialize, Serialize};
 
 /// Version of an encoded command.
-pub const COMMAND_VERSION: u16 = 5;
+pub const COMMAND_VERSION: u16 = 6;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +81,8 @@ pub enum Change {
     Propose {
         /// Who asks; must own the proposing devices.
         sds: SdsId,
-        /// The newest ceilings heard of the devices concerned: no sequence at or above has been used there.
-        ceilings: Vec<(DeviceId, ShardSequence)>,
+        /// What the devices concerned have said since.
+        heard: Vec<Heard>,
         /// Which shard of which pool, and what.
         proposals: Vec<(PoolId, ShardId, Proposal)>,
     },
@@ -92,8 +92,8 @@ pub enum Change {
         survivor: Member,
         /// The other, in the life in which it was registered last.
         absent: Member,
-        /// The newest ceilings heard of the two.
-        ceilings: Vec<(DeviceId, ShardSequence)>,
+        /// What the two have said since.
+        heard: Vec<Heard>,
     },
     /// An operator makes a copy the only one of its shard.
     ForceShard {
@@ -105,8 +105,8 @@ pub enum Change {
         device: DeviceId,
         /// Its members, and the device, as far as they are held for gone, in the lives in which they were registered last.
         gone: Vec<Member>,
-        /// The newest ceilings heard of its devices.
-        ceilings: Vec<(DeviceId, ShardSequence)>,
+        /// What its devices have said since.
+        heard: Vec<Heard>,
         /// Why, in the operator's words.
         reason: String,
     },
@@ -131,6 +131,20 @@ pub struct RegisterSds {
     pub devices: Vec<RegisterDevice>,
     /// Devices that are known not to be served by another live server: these may move here.
     pub movable: Vec<DeviceUuid>,
+    /// What its devices had said before, those too that it does not bring yet.
+    pub heard: Vec<Heard>,
+}
+
+/// What a device has said since it registered, as the proposer has heard it. Recorded whenever something is decided about the device, so that
+/// another leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The device, in the life in which it is registered.
+    pub member: Member,
+    /// No sequence at or above this has been used on it.
+    pub ceiling: ShardSequence,
+    /// Its newest flushed position, in whatever life up to this one; 0: not known.
+    pub flushed: LogSequence,
 }
 
 /// A device in a registration.
@@ -152,8 +166,6 @@ pub struct RegisterDevice {
     pub flushed: LogSequence,
     /// Where its log ended when it opened; 0: it is not open, or its log was empty.
     pub log_end: LogSequence,
-    /// The newest flushed position the proposer has heard of it, in whatever life.
-    pub heard: LogSequence,
     /// Its volatile cache, named by the boot of its host; nil: it has none.
     pub cache: BootId,
 }

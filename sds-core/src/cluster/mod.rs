@@ -32,7 +32,7 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Change, Command, CreateVolume, FormatError, OpenSession, RegisterDevice, RegisterSds};
+pub use command::{Change, Command, CreateVolume, FormatError, Heard, OpenSession, RegisterDevice, RegisterSds};
 pub use outcome::{Bound, Event, ForceFault, NameFault, Outcome, ProposalFault, Refusal};
 pub use text::rfc3339;
 pub use view::Recipient;
@@ -86,10 +86,10 @@ impl Cluster {
             Change::DeleteVolume { name, orphans } => self.delete_volume(name, orphans, events),
             Change::OpenSession(open) => self.open_session(now_ms, open, events),
             Change::CloseSession { volume, client, generation } => Ok(self.close_session(*volume, *client, *generation, events)),
-            Change::Propose { sds, ceilings, proposals } => Ok(self.propose(*sds, ceilings, proposals, events)),
-            Change::GoOnAlone { survivor, absent, ceilings } => self.go_on_alone(now_ms, *survivor, *absent, ceilings, events),
-            Change::ForceShard { pool, shard, device, gone, ceilings, reason } => {
-                self.force_shard(now_ms, &alone::Force { pool, shard: *shard, device: *device, gone, ceilings, reason }, events)
+            Change::Propose { sds, heard, proposals } => Ok(self.propose(*sds, heard, proposals, events)),
+            Change::GoOnAlone { survivor, absent, heard } => self.go_on_alone(now_ms, *survivor, *absent, heard, events),
+            Change::ForceShard { pool, shard, device, gone, heard, reason } => {
+                self.force_shard(now_ms, &alone::Force { pool, shard: *shard, device: *device, gone, heard, reason }, events)
             }
             Change::TreesFreed { sds, device, trees } => self.trees_freed(*sds, *device, trees, events),
         }

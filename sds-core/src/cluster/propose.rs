@@ -3,11 +3,11 @@
 //! Invariants: each is decided alone, a compare-and-swap on its shard's epoch (I1); what is refused changes nothing, and
 //! is told as an event; only the server that has the proposing device in its present life may ask for it (I6).
 
-use super::Cluster;
 use super::membership::Known;
 use super::outcome::{Event, Outcome, ProposalFault};
 use super::state::State;
-use crate::id::{DeviceId, PoolId, SdsId, ShardId, ShardSequence};
+use super::{Cluster, Heard};
+use crate::id::{DeviceId, PoolId, SdsId, ShardId};
 use crate::map::ShardEntry;
 use crate::protocol::membership::{Change, Proposal};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,11 +16,11 @@ impl Cluster {
     pub(super) fn propose(
         &mut self,
         sds: SdsId,
-        ceilings: &[(DeviceId, ShardSequence)],
+        heard: &[Heard],
         proposals: &[(PoolId, ShardId, Proposal)],
         events: &mut Vec<Event>,
     ) -> Outcome {
-        self.raise_ceilings(ceilings);
+        self.note_heard(heard);
         let made_at = self.coming_version();
         let State { pools, devices, servers, .. } = &mut self.state;
         let (mut touched, mut committed) = (BTreeSet::new(), 0_u32);
@@ -51,11 +51,14 @@ impl Cluster {
         Outcome::Proposed { committed, refused: count }
     }
 
-    /// What devices have said since they registered.
-    pub(super) fn raise_ceilings(&mut self, ceilings: &[(DeviceId, ShardSequence)]) {
-        for (device, ceiling) in ceilings {
-            if let Some(device) = self.state.devices.get_mut(device) {
-                device.sequence_ceiling = device.sequence_ceiling.max(*ceiling);
+    /// What devices have said since they registered. A position of a life that is over by now says nothing of the one that has begun: if that
+    /// began with less, it is known (I13).
+    pub(super) fn note_heard(&mut self, heard: &[Heard]) {
+        for Heard { member, ceiling, flushed } in heard {
+            let Some(device) = self.state.devices.get_mut(&member.device) else { continue };
+            device.sequence_ceiling = device.sequence_ceiling.max(*ceiling);
+            if device.incarnation == member.incarnation {
+                device.flushed = device.flushed.max(*flushed);
             }
         }
     }

@@ -30,6 +30,7 @@ struct Done {
 impl Cluster {
     pub(super) fn register_sds(&mut self, register: &RegisterSds, events: &mut Vec<Event>) -> Result<Outcome, Refusal> {
         let pools = self.check_register(register)?;
+        self.note_heard(&register.heard);
         let before = self.server_by_uuid(register);
         let sds = before.unwrap_or_else(|| {
             self.state.issued.sds += 1;
@@ -59,7 +60,7 @@ impl Cluster {
         Ok(Outcome::Registered { system: self.state.system, sds, incarnation, devices })
     }
 
-    fn server_by_uuid(&self, register: &RegisterSds) -> Option<SdsId> {
+    pub(super) fn server_by_uuid(&self, register: &RegisterSds) -> Option<SdsId> {
         self.state.servers.iter().find(|(_, server)| server.uuid == register.sds).map(|(id, _)| *id)
     }
 
@@ -195,7 +196,7 @@ impl Cluster {
         let (mut flushed, mut forgot_in) = (report.flushed, None);
         let (mut cache, mut cache_lost_in) = (report.cache, None);
         if let Some(before) = before {
-            let had = before.flushed.max(report.heard);
+            let had = before.flushed;
             (forgot_in, cache_lost_in) = (before.forgot_in, before.cache_lost_in);
             if begins && !cache_is_kept(before.cache, report.cache) && !bugs::is(Bug::CacheLossNotRecorded) {
                 cache_lost_in = Some(incarnation);

@@ -24,7 +24,6 @@ fn device(uuid: u128) -> RegisterDevice {
         sequence_ceiling: ShardSequence::default(),
         flushed: LogSequence::default(),
         log_end: LogSequence::default(),
-        heard: LogSequence::default(),
         cache: BootId::default(),
     }
 }
@@ -39,6 +38,7 @@ fn register(sds: u128, life: u128, devices: Vec<RegisterDevice>) -> RegisterSds 
         life,
         devices,
         movable: Vec::new(),
+        heard: Vec::new(),
     }
 }
 
@@ -467,7 +467,7 @@ fn newer_formats_and_nonsense_are_refused() {
     let mut bytes = command.encode().expect("small");
     assert_eq!(Command::decode(&bytes).expect("its own"), command);
     bytes[0] = 2;
-    assert!(matches!(Command::decode(&bytes), Err(FormatError::Version { found: 2, known: 5 })));
+    assert!(matches!(Command::decode(&bytes), Err(FormatError::Version { found: 2, known: 6 })));
     assert!(Command::decode(&bytes[..1]).is_err());
 }
 

@@ -11,7 +11,7 @@ use crate::history::Mark;
 use crate::network::ProcessIndex;
 use crate::plan::Replication;
 use sds_core::cluster::{Change, Cluster, Command};
-use sds_core::id::{DeviceId, Epoch, VolumeId};
+use sds_core::id::{DeviceId, Epoch, LogSequence, VolumeId};
 use sds_core::map::{Copies, Member, ShardEntry};
 use sds_core::protocol::settle::is_for_settling;
 use sds_core::shard::shard_of;
@@ -153,6 +153,21 @@ impl World {
             .iter()
             .filter_map(|status| Some((status.device?, status.statistics.flushed)))
             .all(|(device, flushed)| self.mdm.flushed_of(device) >= flushed && self.mdm.is_up())
+    }
+
+    /// The newest flushed positions that the MDM has heard of a device of a disk.
+    pub(super) fn positions_heard(&self, disk: usize) -> Vec<(Member, LogSequence)> {
+        let devices = self.mdm.cluster().devices().filter(|(id, _)| self.disk_of(*id) == Some(disk));
+        devices.map(|(device, record)| (Member { device, incarnation: record.incarnation }, self.mdm.flushed_of(device))).collect()
+    }
+
+    /// Whether what is heard of a device that goes back in time is recorded, or the device has come back: then the MDM may be lost.
+    pub(super) fn mdm_may_go(&mut self) -> bool {
+        let cluster = self.mdm.cluster();
+        self.only_heard.retain(|(member, flushed)| {
+            cluster.device(member.device).is_some_and(|record| record.incarnation == member.incarnation && record.flushed < *flushed)
+        });
+        self.only_heard.is_empty()
     }
 
     fn survives(&self, entry: &ShardEntry, without: ProcessIndex) -> bool {

@@ -41,9 +41,9 @@ use crate::trace::{Telling, Trace};
 use client::ClientNode;
 use links::Connecting;
 use sds_core::cluster::leader::ApiReply;
-use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, RequestId, SdsUuid, SystemId, Ticket};
+use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, LogSequence, RequestId, SdsUuid, SystemId, Ticket};
 use sds_core::machine::{LinkId, Outbox};
-use sds_core::map::ShardEntry;
+use sds_core::map::{Member, ShardEntry};
 use sds_core::unit::{ByteCount, Nanos};
 use sds_core::{replica, volume};
 use server::{Fake, ServerNode};
@@ -227,8 +227,8 @@ pub struct World {
     image: Option<(usize, Medium)>,
     /// Its host is without power, and it will be found like that.
     is_going_back: bool,
-    /// What only the MDM's leader has heard is needed until then.
-    mdm_stays_until: Nanos,
+    /// Flushed positions that only the MDM's leader has heard, and that are needed: of devices in these lives.
+    only_heard: Vec<(Member, LogSequence)>,
     pub(crate) counts: Counts,
     pub(crate) marks: Marks,
     pub(crate) violations: Vec<String>,
@@ -294,7 +294,7 @@ impl World {
             retelling,
             image: None,
             is_going_back: false,
-            mdm_stays_until: Nanos::ZERO,
+            only_heard: Vec::new(),
             counts: Counts::default(),
             marks: Marks::default(),
             violations: Vec::new(),

@@ -181,7 +181,7 @@ impl World {
                 self.pause(process, self.now().plus(Nanos::new(nanos)));
             }
             Trouble::MdmLoss => {
-                if self.mdm.is_up() && self.now() >= self.mdm_stays_until {
+                if self.mdm.is_up() && self.mdm_may_go() {
                     self.seen(&trouble);
                     self.stop_mdm();
                 }
@@ -379,12 +379,12 @@ impl World {
         };
         let process = self.servers[self.server_of_disk(disk)].process;
         if self.processes[process.0].alive && self.mdm_knows_of(disk) && self.may_forget(disk) {
+            self.only_heard = self.positions_heard(disk);
             self.cut_power(self.processes[process.0].host);
             // What its server had proposed is decided by then.
             let delay = GOING_BACK_NS + self.chance.below(GOING_BACK_NS);
             self.processes[process.0].starting = true;
             self.schedule.after(delay, Event::Start(process));
-            self.mdm_stays_until = self.now().plus(Nanos::new(4 * GOING_BACK_NS));
             self.image = Some((disk, image));
             self.is_going_back = true;
         }
@@ -398,7 +398,7 @@ impl World {
         }
         self.is_going_back = false;
         let Some((disk, image)) = self.image.take() else { return };
-        if self.phase == Phase::Troubled && self.mdm.is_up() && self.may_forget(disk) {
+        if self.phase == Phase::Troubled && self.may_forget(disk) {
             self.seen(&Trouble::OldDisk);
             *self.disks[disk].medium_mut() = image;
         }

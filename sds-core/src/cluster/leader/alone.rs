@@ -70,9 +70,9 @@ impl Leader {
             }
             wait.asked = Some(now);
             let (Some(survivor), Some(absent)) = (self.registered_member(survivor), self.registered_member(absent)) else { continue };
-            let ceilings = self.ceilings_heard([survivor.device, absent.device].into());
+            let heard = self.heard_of([survivor.device, absent.device].into());
             // If there is no room for the proposal, it is made again.
-            let _ = self.propose(Change::GoOnAlone { survivor, absent, ceilings }, Pending::Nothing, out);
+            let _ = self.propose(Change::GoOnAlone { survivor, absent, heard }, Pending::Nothing, out);
         }
     }
 

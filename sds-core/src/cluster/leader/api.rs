@@ -36,8 +36,8 @@ impl Leader {
         let members = entry.iter().flat_map(|entry| entry.in_sync.members()).map(|member| member.device);
         let members: BTreeSet<DeviceId> = members.chain([device]).collect();
         let gone = members.iter().filter(|member| self.is_gone(**member)).filter_map(|member| self.registered_member(*member)).collect();
-        let ceilings = self.ceilings_heard(members);
-        Change::ForceShard { pool, shard, device, gone, ceilings, reason }
+        let heard = self.heard_of(members);
+        Change::ForceShard { pool, shard, device, gone, heard, reason }
     }
 
     /// What a committed command means to the operator who asked for it.

@@ -3,12 +3,12 @@
 //! Invariants: only registered devices are kept, and only their own server is believed; a position outlives that server's
 //! registrations without the device, which come first while it still opens, and is given up only when the device was found to have forgotten.
 //!
-//! Not here: another leader knows only what registrations have put into the log.
+//! Not here: another leader knows what has been put into the log since, by registrations of its server and by whatever was decided about it.
 
 use super::Leader;
 use crate::cluster;
 use crate::control::{DeviceReport, DeviceState};
-use crate::id::{DeviceId, DeviceUuid, LogSequence, SdsId};
+use crate::id::{DeviceId, LogSequence, SdsId};
 use std::collections::BTreeMap;
 
 /// The newest flushed position heard of each device.
@@ -24,12 +24,6 @@ impl Leader {
                 *heard = report.flushed.max(*heard);
             }
         }
-    }
-
-    /// The newest flushed position heard of a device by its UUID, since this leader leads.
-    pub(super) fn flushed_of(&self, uuid: DeviceUuid) -> LogSequence {
-        let device = self.cluster.device_by_uuid(uuid).map(|(device, _)| device);
-        device.and_then(|device| self.flushed.get(&device)).copied().unwrap_or_default()
     }
 
     /// The newest flushed position known of a device: 0 if it is not known. If it comes back with less, it has forgotten (I13).

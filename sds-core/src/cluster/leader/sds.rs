@@ -4,11 +4,12 @@
 //! claims it waits until the holder speaks (then it is refused) or is silent for long enough.
 
 use super::{Effect, Event, Leader, Party, Pending};
-use crate::cluster::{Change, Outcome, Refusal, RegisterDevice, RegisterSds};
+use crate::cluster::{Change, Heard, Outcome, Refusal, RegisterDevice, RegisterSds};
 use crate::control::{CONTROL_VERSION, DeviceReport, DeviceState, MdmToSds, SdsToMdm};
-use crate::id::{DeviceId, DeviceUuid, LogSequence, MapVersion, PoolId, SdsId, SdsUuid, ShardId, ShardSequence, TreeId};
+use crate::id::{DeviceId, DeviceUuid, MapVersion, PoolId, SdsId, SdsUuid, ShardId, TreeId};
 use crate::limits::{DEVICES_PER_SDS_MAX, PROPOSALS_PER_MESSAGE_MAX, TEXT_BYTES_MAX};
 use crate::machine::{LinkId, Outbox};
+use crate::map::Member;
 use crate::protocol::membership::Proposal;
 use crate::unit::Nanos;
 use std::collections::BTreeSet;
@@ -108,6 +109,7 @@ impl Leader {
                     life,
                     devices: devices.iter().filter(known).map(register_device).collect(),
                     movable: devices.iter().filter(known).map(|report| report.uuid).collect(),
+                    heard: Vec::new(),
                 };
                 self.register(link, register, devices, out);
             }
@@ -184,9 +186,8 @@ impl Leader {
         match self.obstacle(link, &registration) {
             Obstacle::None => {
                 let mut registration = registration;
-                for device in &mut registration.register.devices {
-                    device.heard = self.flushed_of(device.uuid);
-                }
+                let register = &mut registration.register;
+                register.heard = self.heard_of(self.devices_of(register));
                 if let Err(pending) = self.propose(Change::RegisterSds(registration.register), Pending::Register { link }, out) {
                     self.give_up(pending, out);
                 }
@@ -366,26 +367,38 @@ impl Leader {
         }
         // Before its registration is committed it has no incarnation to ask in.
         let Some(sds) = server.sds.filter(|_| !proposals.is_empty()) else { return };
-        let ceilings = self.ceilings_of(&proposals);
+        let heard = self.heard_of_members(&proposals);
         self.note_reform_wishes(&proposals);
         // If there is no room for the proposal, the server will say it again.
-        let _ = self.propose(Change::Propose { sds, ceilings, proposals }, Pending::Nothing, out);
+        let _ = self.propose(Change::Propose { sds, heard, proposals }, Pending::Nothing, out);
     }
 
     /// What the devices of these shards have said since they registered.
-    fn ceilings_of(&self, proposals: &[(PoolId, ShardId, Proposal)]) -> Vec<(DeviceId, ShardSequence)> {
+    fn heard_of_members(&self, proposals: &[(PoolId, ShardId, Proposal)]) -> Vec<Heard> {
         let entries = proposals.iter().filter_map(|(pool, shard, _)| self.cluster.pool(*pool)?.map.entry(*shard));
-        self.ceilings_heard(entries.flat_map(|entry| entry.in_sync.members()).map(|member| member.device).collect())
+        self.heard_of(entries.flat_map(|entry| entry.in_sync.members()).map(|member| member.device).collect())
     }
 
-    /// What these devices have said since they registered.
-    pub(super) fn ceilings_heard(&self, devices: BTreeSet<DeviceId>) -> Vec<(DeviceId, ShardSequence)> {
+    /// What these devices have said since they registered, as far as it is news.
+    pub(super) fn heard_of(&self, devices: BTreeSet<DeviceId>) -> Vec<Heard> {
         let heard = |id: DeviceId| {
             let device = self.cluster.device(id)?;
-            let report = self.nodes.get(&device.sds)?.devices.iter().find(|report| report.uuid == device.uuid)?;
-            (report.sequence_ceiling > device.sequence_ceiling).then_some((id, report.sequence_ceiling))
+            let reports = self.nodes.get(&device.sds).map(|node| node.devices.iter());
+            let report = reports.and_then(|mut reports| reports.find(|report| report.uuid == device.uuid));
+            let ceiling = report.map(|report| report.sequence_ceiling).unwrap_or_default().max(device.sequence_ceiling);
+            let flushed = self.flushed_heard(id);
+            let is_news = ceiling > device.sequence_ceiling || flushed > device.flushed;
+            is_news.then_some(Heard { member: Member { device: id, incarnation: device.incarnation }, ceiling, flushed })
         };
         devices.into_iter().filter_map(heard).collect()
+    }
+
+    /// The devices that a server is known to have, and those that it brings.
+    fn devices_of(&self, register: &RegisterSds) -> BTreeSet<DeviceId> {
+        let sds = self.cluster.server_by_uuid(register);
+        let had = self.cluster.devices().filter(|(_, device)| Some(device.sds) == sds).map(|(id, _)| id);
+        let brings = register.devices.iter().filter_map(|device| self.cluster.device_by_uuid(device.uuid)).map(|(id, _)| id);
+        had.chain(brings).collect()
     }
 
     /// The node behind a link whose registration is committed.
@@ -462,7 +475,6 @@ fn register_device(report: &DeviceReport) -> RegisterDevice {
         sequence_ceiling: report.sequence_ceiling,
         flushed: report.flushed,
         log_end: report.log_end,
-        heard: LogSequence::default(),
         cache: report.cache,
     }
 }

@@ -97,7 +97,7 @@ impl Test {
     }
 
     fn ask_all(&mut self, sds: SdsId, proposals: Vec<(PoolId, ShardId, Proposal)>) -> Result<(), ProposalFault> {
-        self.apply(Change::Propose { sds, ceilings: Vec::new(), proposals }).expect("never refused as a whole");
+        self.apply(Change::Propose { sds, heard: Vec::new(), proposals }).expect("never refused as a whole");
         let refused = self.events.iter().find_map(|event| match event {
             Event::ProposalsRefused { fault, .. } => Some(*fault),
             _ => None,
@@ -191,9 +191,9 @@ fn a_secondary_that_takes_over_begins_far_above_what_it_knows() {
     let mut test = Test::pairs_with_volume(2);
     let secondary = test.entry(0).in_sync.members()[1];
     let proposal = Proposal { base: Epoch::new(1), proposer: Some(secondary), change: shrink(900) };
-    let ceilings = vec![(secondary.device, ShardSequence::new(5_000))];
+    let heard = vec![Heard { member: secondary, ceiling: ShardSequence::new(5_000), flushed: LogSequence::default() }];
     let proposals = vec![(test.pool_id(), ShardId::new(0), proposal)];
-    test.apply(Change::Propose { sds: SdsId::new(secondary.device.get()), ceilings, proposals }).expect("applied");
+    test.apply(Change::Propose { sds: SdsId::new(secondary.device.get()), heard, proposals }).expect("applied");
     assert_eq!(test.entry(0).in_sync.members(), [secondary]);
     assert_eq!(test.entry(0).first_sequence.get(), 5_000 + SEQUENCE_HEADROOM);
 }
@@ -289,17 +289,18 @@ fn one_copy_that_lost_its_cache_says_so_in_its_epoch() {
     }
 }
 
+/// A device that has told of a flushed position since it registered.
+fn said(member: Member, flushed: u64) -> Heard {
+    Heard { member, ceiling: ShardSequence::default(), flushed: LogSequence::new(flushed) }
+}
+
 /// Both members restart, and the first comes back with an older log.
 fn forgetful(found: u64, heard: u64) -> Test {
     let mut test = Test::pairs_with_volume(2);
-    let report = |uuid, at, heard| RegisterDevice {
-        flushed: LogSequence::new(at),
-        log_end: LogSequence::new(at),
-        heard: LogSequence::new(heard),
-        ..paired(uuid)
-    };
-    test.register(register(1, 100, vec![report(11, 50, 0)])).expect("registers");
-    test.register(register(1, 101, vec![report(11, found, heard)])).expect("registers");
+    let report = |uuid, at| RegisterDevice { flushed: LogSequence::new(at), log_end: LogSequence::new(at), ..paired(uuid) };
+    test.register(register(1, 100, vec![report(11, 50)])).expect("registers");
+    let heard = vec![said(test.member(1), heard)];
+    test.register(RegisterSds { heard, ..register(1, 101, vec![report(11, found)]) }).expect("registers");
     test.restart(2, 101);
     test
 }
@@ -318,6 +319,30 @@ fn a_device_that_has_forgotten_is_left_out_and_joins_complete_up_to_nothing() {
             }
         }
     }
+}
+
+/// What heartbeats have told is recorded with what is decided, so that it outlives the leader who heard it; and a position of a life that is
+/// over by then is not taken for one of the life that has begun (simulator seed 43001944).
+#[test]
+fn what_was_heard_is_recorded_with_what_is_decided_and_only_of_the_present_life() {
+    let mut test = Test::pairs_with_volume(2);
+    let (first, second) = (test.member(1), test.member(2));
+    let ask = |test: &mut Test, heard: Vec<Heard>| {
+        let proposals = Vec::new();
+        test.apply(Change::Propose { sds: SdsId::new(2), heard, proposals }).expect("never refused as a whole");
+    };
+    let flushed = |test: &Test, device: u32| test.cluster.device(DeviceId::new(device)).expect("registered").flushed.get();
+    ask(&mut test, vec![said(first, 70), said(second, 30)]);
+    assert_eq!((flushed(&test, 1), flushed(&test, 2)), (70, 30));
+    ask(&mut test, vec![said(first, 60)]);
+    assert_eq!(flushed(&test, 1), 70);
+    // Its server comes back without it, and then with it, having forgotten.
+    test.register(register(1, 101, Vec::new())).expect("registers");
+    let report = |at| RegisterDevice { flushed: LogSequence::new(at), log_end: LogSequence::new(at), ..paired(11) };
+    test.register(register(1, 101, vec![report(69)])).expect("registers");
+    assert_eq!((flushed(&test, 1), test.member(1).incarnation == first.incarnation), (69, false));
+    ask(&mut test, vec![said(first, 70)]);
+    assert_eq!(flushed(&test, 1), 69);
 }
 
 #[test]
@@ -415,7 +440,7 @@ fn one_batch_is_one_version_and_what_is_refused_is_told() {
     proposals.push((pool, ShardId::new(SHARDS), proposals[0].2));
     proposals.push((pool, ShardId::new(0), Proposal { proposer: None, change: Rule::Reform, ..proposals[0].2 }));
     let shards = u32::try_from(of_one.len()).expect("few");
-    let applied = test.apply(Change::Propose { sds: SdsId::new(1), ceilings: Vec::new(), proposals });
+    let applied = test.apply(Change::Propose { sds: SdsId::new(1), heard: Vec::new(), proposals });
     assert_eq!(applied, Ok(Outcome::Proposed { committed: shards, refused: 3 }));
     assert_eq!(test.cluster.version().get(), version.get() + 1);
     let faults: Vec<_> = test.events.iter().filter(|event| matches!(event, Event::ProposalsRefused { shards: 1, .. })).collect();
@@ -439,7 +464,7 @@ impl Test {
             shard,
             device: DeviceId::new(device),
             gone: gone.iter().map(|device| self.member(*device)).collect(),
-            ceilings: Vec::new(),
+            heard: Vec::new(),
             reason: "its server burnt".to_owned(),
         })
     }
@@ -462,7 +487,7 @@ fn who_is_back_goes_on_alone_with_all_shards_that_it_shares_with_the_one_that_is
         let shared: Vec<usize> =
             (0..before.len()).filter(|at| alone::is_pair_of(&before[*at], DeviceId::new(1), DeviceId::new(2))).collect();
         let shards = u32::try_from(shared.len()).expect("few");
-        let outcome = test.apply(Change::GoOnAlone { survivor, absent, ceilings: Vec::new() });
+        let outcome = test.apply(Change::GoOnAlone { survivor, absent, heard: Vec::new() });
         assert_eq!(outcome, Ok(Outcome::WentAlone { shards }));
         for (at, (then, now)) in before.iter().zip(test.entries()).enumerate() {
             if shared.contains(&at) {
@@ -493,7 +518,7 @@ fn a_lone_start_that_comes_late_does_nothing() {
     let survivor = test.member(2);
     test.restart(1, 101);
     let before = test.entries();
-    assert_eq!(test.apply(Change::GoOnAlone { survivor, absent, ceilings: Vec::new() }), Ok(Outcome::WentAlone { shards: 0 }));
+    assert_eq!(test.apply(Change::GoOnAlone { survivor, absent, heard: Vec::new() }), Ok(Outcome::WentAlone { shards: 0 }));
     assert_eq!((test.entries(), test.cluster.audit().count()), (before, 0), "it has registered since");
 }
 
@@ -635,22 +660,23 @@ impl World {
         let proposer = Member { incarnation: Incarnation::new(present.incarnation.get() - u64::from(stale.min(1))), ..present };
         let proposal = Proposal { base: Epoch::new(entry.epoch.get() - stale), proposer: Some(proposer), change };
         // What has been heard since: all but the newest reservation.
-        let heard = |(number, ceilings): (usize, &(u64, u64))| {
-            let ceiling = ShardSequence::new(ceilings.1.max(ceilings.0.saturating_sub(SEQUENCE_RESERVATION)));
-            (DeviceId::new(u32::try_from(number).expect("few")), ceiling)
-        };
-        let ceilings = self.ceilings.iter().enumerate().skip(1).map(heard).collect();
+        let heard = self.heard(|ceilings| ceilings.1.max(ceilings.0.saturating_sub(SEQUENCE_RESERVATION)));
         let proposals = vec![(self.test.pool_id(), ShardId::new(shard), proposal)];
-        let result = self.test.apply(Change::Propose { sds: SdsId::new(server), ceilings, proposals });
+        let result = self.test.apply(Change::Propose { sds: SdsId::new(server), heard, proposals });
         if stale > 0 || matches!(change, Rule::Join { .. }) {
             assert_eq!(result, Ok(Outcome::Proposed { committed: 0, refused: 1 }), "I1, I6");
         }
     }
 
+    fn heard(&self, ceiling: impl Fn((u64, u64)) -> u64) -> Vec<Heard> {
+        let of = |device: u32| (self.test.member(device), ShardSequence::new(ceiling(self.ceilings[device as usize])));
+        (1..5).map(of).map(|(member, ceiling)| Heard { member, ceiling, flushed: LogSequence::default() }).collect()
+    }
+
     fn go_on_alone(&mut self, survivor: u32, absent: u32) {
         let (survivor, absent) = (self.test.member(survivor), self.test.member(absent));
-        let ceilings = (1..5).map(|device| (DeviceId::new(device), ShardSequence::new(self.ceilings[device as usize].0))).collect();
-        self.test.apply(Change::GoOnAlone { survivor, absent, ceilings }).expect("never refused");
+        let heard = self.heard(|ceilings| ceilings.0);
+        self.test.apply(Change::GoOnAlone { survivor, absent, heard }).expect("never refused");
     }
 
     fn check(&self, before: &[ShardEntry]) {

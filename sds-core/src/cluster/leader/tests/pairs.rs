@@ -115,6 +115,19 @@ fn what_a_device_flushed_is_remembered_while_it_opens() {
     assert!(!test.events.iter().any(forgot), "{:?}", test.events);
 }
 
+/// What heartbeats told one leader is known to the next one, once the server has come back without its device.
+#[test]
+fn what_a_device_flushed_is_remembered_by_another_leader() {
+    let mut test = with_pairs();
+    test.sds(1, SdsToMdm::Heartbeat { loop_turns: 1, oldest_disk_request_ms: 0, devices: vec![at(70)] });
+    test.unlink(1);
+    let opening = DeviceReport { uuid: DeviceUuid::default(), ..paired(1, DeviceState::Opening { done_per_mille: 0 }) };
+    test.register(11, 1, 8, vec![opening]);
+    let mut next = Test::start(test.leader.cluster().clone());
+    next.register(12, 1, 8, vec![at(69)]);
+    assert!(next.events.iter().any(forgot), "{:?}", next.events);
+}
+
 #[test]
 fn proposals_of_others_and_too_many_are_refused() {
     let mut test = with_pairs();
