@@ -81,7 +81,8 @@ macro_rules! marks {
 
 marks! {
     Trouble in "fault": Crash PowerCut LinkLoss Pause MdmLoss ControlLoss CleanRestart SlowDisk HungDisk OldDisk Flip LostWrite
-        MisdirectedWrite LatentError WriteError Reopen DamagedPayload Cut Ambush FalseSilence HandOver;
+        MisdirectedWrite LatentError WriteError Reopen DamagedPayload Cut Ambush FalseSilence HandOver
+        TransientRead DamagedSuperblock Deletion;
     ReplicaEvent in "server": Store LinkRefused PayloadDamaged Resynced ResyncRefused SettledInDoubt Repaired DeviceHung Stopped,
         never ExtentGivenUp: "descriptor pages are damaged at two storage nodes only (sds-core/tests/replica_repair.rs)";
     StoreEvent in "store": Opening Opened OpenFailed DataMismatch UnsettledKept UnsettledDismissed DeviceFailed,
@@ -91,12 +92,11 @@ marks! {
             OpenNotConfirmed: "a server that is reached does not keep a view to itself for so long",
             OpenRefused: "there are fewer clients than sessions of a volume";
     ClusterEvent in "cluster": SdsRegistered DeviceAdded DeviceClosed DeviceWentBack DeviceForgot ShardsAdvanced ShardsChanged ShardsJoining
-        ProposalsRefused ShardsPlaced PoolCreated VolumeCreated SessionOpened SessionFenced SessionClosed,
+        ProposalsRefused ShardsPlaced PoolCreated VolumeCreated VolumeDeleted TreeFreed SessionOpened SessionFenced SessionClosed,
         never SdsRetired: "disks stay in their servers (black box: swapped_devices)", DeviceMoved: "as cluster/SdsRetired",
-            ShardsAlone: "in named scenarios: it may lose what was not flushed", ShardForced: "as cluster/ShardsAlone",
-            VolumeDeleted: "the volumes of a run stay", TreeFreed: "as cluster/VolumeDeleted";
-    Command in "command": Initialise RegisterSds CreatePool CreateVolume OpenSession CloseSession Propose,
-        never DeleteVolume: "as cluster/VolumeDeleted", TreesFreed: "as cluster/VolumeDeleted", GoOnAlone: "as cluster/ShardsAlone",
+            ShardsAlone: "in named scenarios: it may lose what was not flushed", ShardForced: "as cluster/ShardsAlone";
+    Command in "command": Initialise RegisterSds CreatePool CreateVolume DeleteVolume TreesFreed OpenSession CloseSession Propose,
+        never GoOnAlone: "as cluster/ShardsAlone",
             ForceShard: "as cluster/ShardsAlone";
     Change in "proposal": Shrink Yield Grow Swap Reform Settled Drop,
         never Join: "the MDM's own, at registrations (cluster/ShardsJoining)", Alone: "as cluster/ShardsAlone";
@@ -107,7 +107,7 @@ marks! {
         Replicate ReplicateZero ReplicateReply ReplicateFlush ReplicateFlushReply Beacon Grant Extents ExtentsReply Blocks BlocksReply Medium
         MediumReply Copy Settle FreeExtent ResyncReply Resolved;
     Status in "status": Ok NoSpace Fenced MapStale NotReady Corrupt DeviceFailed PayloadDamaged Stopping,
-        never Invalid: "clients ask for nothing that is", PastEnd: "a client refuses it itself", NoVolume: "as cluster/VolumeDeleted",
+        never Invalid: "clients ask for nothing that is", PastEnd: "a client refuses it itself", NoVolume: "a volume is deleted when nobody has it open",
             FlushLost: "a client finds out itself", ReadOnly: "a client refuses it itself";
 }
 

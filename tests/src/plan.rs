@@ -97,6 +97,12 @@ pub struct Troubles {
     pub false_silence: Every,
     /// A server is asked to give shards to their secondaries, however things stand.
     pub hand_over: Every,
+    /// A read fails, ends early or brings a wrong bit, and is right when it is done again.
+    pub transient_read: Every,
+    /// One of a device's superblocks is damaged.
+    pub damaged_superblock: Every,
+    /// A volume is deleted and made anew.
+    pub deletion: Every,
 }
 
 /// A run.
@@ -161,6 +167,8 @@ pub struct Plan {
 pub const DRIFT_MAX: u64 = 150;
 
 const SECOND: u64 = 1_000_000_000;
+/// Names the stream from which troubles are drawn that came later.
+const LATER_KINDS: u64 = 0x1a7e;
 
 impl Plan {
     /// Draws the run of a seed.
@@ -279,6 +287,9 @@ impl Plan {
 
 impl Troubles {
     fn draw(chance: &mut Prng) -> Self {
+        // Kinds that came later have a stream of their own, so that a seed keeps what else it draws.
+        let mut later = chance.clone().fork(LATER_KINDS);
+        let mut later = |likely: u64, from: u64, to: u64| later.chance(likely, 100).then(|| later.within(from * SECOND..to * SECOND));
         let mut every = |likely: u64, from: u64, to: u64| chance.chance(likely, 100).then(|| chance.within(from * SECOND..to * SECOND));
         Self {
             crash: every(60, 2, 15),
@@ -302,6 +313,9 @@ impl Troubles {
             ambush: every(35, 1, 6),
             false_silence: every(15, 6, 20),
             hand_over: every(40, 1, 6),
+            transient_read: later(15, 1, 6),
+            damaged_superblock: later(15, 5, 30),
+            deletion: later(20, 8, 30),
         }
     }
 }

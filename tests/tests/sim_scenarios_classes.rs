@@ -289,6 +289,31 @@ fn trim_that_a_copy_missed_reaches_it() {
     }
 }
 
+/// The other devices have freed everything, and the MDM has forgotten the volume, by the time the copy is back.
+#[test]
+fn volume_deleted_while_a_copy_was_away_leaves_nothing_on_it() {
+    for seed in 0..10 {
+        let mut world = world(Plan::quiet_pair(), seed);
+        done(&mut world, 0, write(0, 2 << 20));
+        let both = copies(&world, 0);
+        // Its server starts at once and its device opens for long: that falls out while nobody holds it for there, so that it does not join yet.
+        world.slow_disks(both[1], 500);
+        kill(&mut world, both[1]);
+        start(&mut world, both[1]);
+        assert!(world.wait_until(|world| world.is_out(both[1])), "seed {seed}: {:?}", world.violations());
+        kill(&mut world, both[1]);
+        world.slow_disks(both[1], 1);
+        assert!(world.replace_volume(0), "seed {seed}: {:?}", world.violations());
+        assert!(world.wait_until(|world| world.volumes_being_freed() == 0), "seed {seed}: it is not waited for who fell out");
+        assert!(world.open(0, false), "seed {seed}: {:?}", world.violations());
+        done(&mut world, 0, write(0, 4 * BLOCK));
+        start(&mut world, both[1]);
+        becomes_whole(&mut world, seed);
+        done(&mut world, 0, read(0, 2 << 20));
+        ends_well(world, seed);
+    }
+}
+
 #[test]
 fn offsets_beyond_16_tib_are_not_mixed_up_on_either_copy() {
     let edge = 16_u64 << 40;

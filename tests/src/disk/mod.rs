@@ -60,6 +60,11 @@ pub enum Fate {
     Error,
     /// It ends early and says so.
     Short,
+    /// A read brings its bytes with one bit wrong.
+    WrongBit {
+        /// Which, of the request.
+        bit: u64,
+    },
     /// One piece (of the request) is acknowledged and not written.
     Lost {
         /// Which.
@@ -229,7 +234,7 @@ impl Disk {
     pub fn misdirected_to(&self, number: RequestNumber) -> Option<PieceNumber> {
         match self.in_flight.get(&number)?.fate {
             Fate::Misdirected { to, .. } => Some(to),
-            Fate::Well | Fate::Error | Fate::Short | Fate::Lost { .. } => None,
+            Fate::Well | Fate::Error | Fate::Short | Fate::WrongBit { .. } | Fate::Lost { .. } => None,
         }
     }
 
@@ -254,7 +259,7 @@ impl Disk {
         let result = match (&mut request.operation, request.fate) {
             (Operation::Read, Fate::Error) => DiskResult::Error { errno: EIO },
             (Operation::Read, Fate::Short) => DiskResult::Short { bytes: request.len / 2 },
-            (Operation::Read, Fate::Well | Fate::Lost { .. } | Fate::Misdirected { .. }) => {
+            (Operation::Read, Fate::Well | Fate::WrongBit { .. } | Fate::Lost { .. } | Fate::Misdirected { .. }) => {
                 let bad = (0..u64::from(request.len) / BLOCK).any(|piece| self.medium.is_unreadable(request.first + piece));
                 if bad { DiskResult::Error { errno: EIO } } else { DiskResult::Done }
             }
@@ -266,12 +271,12 @@ impl Disk {
                 self.land_some(&mut request);
                 DiskResult::Short { bytes: request.len / 2 / BLOCK_BYTES * BLOCK_BYTES }
             }
-            (Operation::Write { pieces, durable }, Fate::Well | Fate::Lost { .. } | Fate::Misdirected { .. }) => {
+            (Operation::Write { pieces, durable }, Fate::Well | Fate::WrongBit { .. } | Fate::Lost { .. } | Fate::Misdirected { .. }) => {
                 for (index, piece) in pieces.drain(..).enumerate() {
                     let to = match request.fate {
                         Fate::Lost { piece } if piece == index => continue,
                         Fate::Misdirected { piece, to } if piece == index => to,
-                        Fate::Lost { .. } | Fate::Misdirected { .. } | Fate::Well | Fate::Error | Fate::Short => {
+                        Fate::Lost { .. } | Fate::Misdirected { .. } | Fate::Well | Fate::Error | Fate::Short | Fate::WrongBit { .. } => {
                             request.first + index as u64
                         }
                     };
@@ -280,7 +285,7 @@ impl Disk {
                 DiskResult::Done
             }
             (Operation::Flush { .. }, Fate::Error | Fate::Short) => DiskResult::Error { errno: EIO },
-            (Operation::Flush { order }, Fate::Well | Fate::Lost { .. } | Fate::Misdirected { .. }) => {
+            (Operation::Flush { order }, Fate::Well | Fate::WrongBit { .. } | Fate::Lost { .. } | Fate::Misdirected { .. }) => {
                 self.medium.flush(*order);
                 DiskResult::Done
             }

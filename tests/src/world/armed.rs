@@ -10,9 +10,10 @@ use crate::canary::Canary;
 use crate::disk::{Fate, Operation, Request};
 use crate::history::Mark;
 use crate::network::{Party, ProcessIndex};
+use sds_core::control::DeviceState;
 use sds_core::id::ShardId;
 use sds_core::machine::LinkId;
-use sds_core::unit::Nanos;
+use sds_core::unit::{BLOCK_BYTES, Nanos};
 
 /// A proposal that takes longer has been lost.
 const SHRINK_TIME: Nanos = Nanos::from_millis(5_000);
@@ -32,9 +33,25 @@ pub(crate) enum Armed {
     Ambush,
     /// The link of the next frame that changes blocks breaks while it is under way, or soon after.
     LinkLoss,
+    /// The next read of an open store goes wrong once.
+    Read(Glitch),
     /// The process of the next disk write (or durable one) dies before, at or soon after its end; or its host loses power.
     Blow { power: bool, durable: bool },
 }
+
+/// What goes wrong with a read that is right when it is done again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Glitch {
+    /// It fails.
+    Error,
+    /// It ends early.
+    Short,
+    /// It brings a wrong bit.
+    Bit,
+}
+
+/// A read of the same pieces within this time may be the one that is done again.
+const AGAIN_TIME: Nanos = Nanos::from_millis(60_000);
 
 impl World {
     /// A server has proposed changes of shards: if this is to be a bad moment, it is one for it or for the other copy's server. What
@@ -162,6 +179,7 @@ impl World {
         let Some(position) = self.armed.iter().position(|armed| match armed {
             Armed::Lost | Armed::Misdirected => matches!(request.operation, Operation::Write { .. }),
             Armed::Error { disk: on, .. } => *on == disk && !matches!(request.operation, Operation::Read),
+            Armed::Read(_) => matches!(request.operation, Operation::Read),
             Armed::Payload | Armed::Ambush | Armed::LinkLoss | Armed::Blow { .. } => false,
         }) else {
             return Fate::Well;
@@ -213,6 +231,10 @@ impl World {
                 }
                 if short { Fate::Short } else { Fate::Error }
             }
+            Armed::Read(glitch) => match self.glitch_of(server, disk, request, glitch) {
+                Some(fate) => fate,
+                None => return Fate::Well,
+            },
             Armed::Payload | Armed::Ambush | Armed::LinkLoss | Armed::Blow { .. } => return Fate::Well,
         };
         self.armed.remove(position);
@@ -220,6 +242,28 @@ impl World {
         let now = self.now();
         self.trace.tell(now, || format!("disk {disk} op {:x} will meet {fate:?}", request.op.bits()));
         fate
+    }
+
+    /// What goes wrong with a read, if its store is open (one that opens gives up what it cannot read), and it is not one that is done again.
+    fn glitch_of(&mut self, server: usize, disk: usize, request: &Request, glitch: Glitch) -> Option<Fate> {
+        let slot = self.slot_of_disk(server, disk);
+        let devices = self.servers[server].machine.as_ref()?.devices();
+        let is_open = devices.iter().any(|device| device.slot == slot && matches!(device.state, DeviceState::Open));
+        let pieces = request.first..request.first + u64::from(request.len / BLOCK_BYTES);
+        let now = self.now();
+        let is_again = self.glitched.as_ref().is_some_and(|(on, others, at)| {
+            *on == disk && others.start < pieces.end && pieces.start < others.end && now.since(*at) < AGAIN_TIME
+        });
+        if !is_open || is_again {
+            return None;
+        }
+        self.glitched = Some((disk, pieces, now));
+        self.seen(&Trouble::TransientRead);
+        Some(match glitch {
+            Glitch::Error => Fate::Error,
+            Glitch::Short => Fate::Short,
+            Glitch::Bit => Fate::WrongBit { bit: self.chance.below(u64::from(request.len) * 8) },
+        })
     }
 
     /// Whether the next payload is to be damaged.

@@ -4,13 +4,13 @@ use super::{Event, World, copies};
 use crate::checker::invariants::Cause;
 use crate::mdm::{Down, Role, Up};
 use crate::network::Party;
-use sds_core::cluster::leader::{ApiReply, ApiRequest, Effect, Event as MdmEvent, Input};
-use sds_core::cluster::{Change, CreateVolume};
+use sds_core::cluster::Change;
+use sds_core::cluster::leader::{Effect, Event as MdmEvent, Input};
 use sds_core::codec;
 use sds_core::control::{MdmToClient, MdmToSds};
-use sds_core::machine::{LinkId, Token};
+use sds_core::machine::LinkId;
 use sds_core::replica::interface as replica;
-use sds_core::unit::{ByteCount, Nanos};
+use sds_core::unit::Nanos;
 use sds_core::volume::interface as volume;
 
 /// The pool of every run.
@@ -44,7 +44,7 @@ impl World {
         self.schedule.after(away, Event::StartMdm);
     }
 
-    fn step_mdm(&mut self, input: Input) {
+    pub(super) fn step_mdm(&mut self, input: Input) {
         let now = self.now();
         for effect in self.mdm.step(now, input) {
             self.mdm_effect(effect);
@@ -321,74 +321,6 @@ impl World {
             }
         }
     }
-
-    /// The operator makes the pool and the volumes, and asks again until they are there.
-    pub(super) fn operate(&mut self) {
-        let done = self.pool_made && self.volumes_made == self.plan.volumes.len();
-        if done {
-            return;
-        }
-        self.schedule.after(200_000_000, Event::Operate);
-        if !self.mdm.is_up() || self.operating.is_some() {
-            return;
-        }
-        if !self.pool_made {
-            self.ask_operator(ApiRequest::CreatePool { name: POOL.to_owned(), shards: self.plan.shards, copies: self.plan.copies });
-            return;
-        }
-        // Shards are placed over the devices that are there at the first volume: wait for all.
-        let devices = self.mdm.cluster().devices().filter(|(_, device)| device.open).count();
-        if devices < self.plan.servers * self.plan.devices && self.volumes_made == 0 {
-            return;
-        }
-        let spec = &self.plan.volumes[self.volumes_made];
-        let create = CreateVolume {
-            name: spec.name.clone(),
-            size: ByteCount::new(spec.size),
-            pool: POOL.to_owned(),
-            stripe_unit: spec.stripe_unit,
-            stripe_width: spec.stripe_width,
-            key: Some(spec.name.clone()),
-        };
-        self.ask_operator(ApiRequest::CreateVolume(create));
-    }
-
-    /// An operator asks for something by hand; `None`: the MDM does not answer.
-    pub fn command(&mut self, request: ApiRequest) -> Option<ApiReply> {
-        self.tokens += 1;
-        let token = self.tokens;
-        self.step_mdm(Input::Api { token: Token::new(token), request });
-        self.wait_until(|world| world.by_hand.contains_key(&token));
-        self.by_hand.remove(&token)
-    }
-
-    fn ask_operator(&mut self, request: ApiRequest) {
-        self.tokens += 1;
-        self.operating = Some(self.tokens);
-        self.step_mdm(Input::Api { token: Token::new(self.tokens), request });
-    }
-
-    fn operator_answered(&mut self, token: Token, reply: ApiReply) {
-        if self.operating != Some(token.get()) {
-            self.by_hand.insert(token.get(), reply);
-            return;
-        }
-        self.operating = None;
-        let now = self.now();
-        self.trace.note(now, &[28], || format!("mdm to operator: {}", short(&reply)));
-        match reply {
-            ApiReply::PoolCreated(_) => self.pool_made = true,
-            ApiReply::VolumeCreated { .. } => self.volumes_made += 1,
-            ApiReply::Refused(sds_core::cluster::Refusal::PoolExists { .. }) => self.pool_made = true,
-            ApiReply::Refused(sds_core::cluster::Refusal::NotInitialised) | ApiReply::Unknown | ApiReply::Overloaded => {}
-            ApiReply::Refused(refusal) => self.violate(format!("the operator was refused: {refusal}")),
-            ApiReply::VolumeDeleted | ApiReply::Volume(_) | ApiReply::Volumes(_) | ApiReply::Pools(_) | ApiReply::Status(_) => {}
-            ApiReply::Shards { .. } | ApiReply::Shard(_) | ApiReply::Audit(_) => {}
-        }
-        if self.pool_made {
-            self.schedule.after(1_000_000, Event::Operate);
-        }
-    }
 }
 
 /// A message as it comes out at the other end.
@@ -398,7 +330,7 @@ fn through_codec<T: serde::Serialize + serde::de::DeserializeOwned>(message: &T)
 }
 
 /// A message cut to a readable length.
-fn short(message: &impl core::fmt::Debug) -> String {
+pub(super) fn short(message: &impl core::fmt::Debug) -> String {
     let mut text = format!("{message:?}");
     if text.len() > 400 {
         let end = (0..=400).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);

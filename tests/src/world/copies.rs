@@ -247,7 +247,8 @@ impl World {
     /// The shard that a block belongs to.
     pub(super) fn place_of(&self, volume: u32, lba: u64) -> Option<u32> {
         let cluster = self.mdm.cluster();
-        let known = cluster.volume(VolumeId::new(volume))?;
+        let volume = VolumeId::new(volume);
+        let known = cluster.volume(volume).or_else(|| self.former_volumes.get(&volume))?;
         let pool = cluster.pool(known.pool)?;
         if pool.map.shard_count() == 0 {
             return None;

@@ -124,6 +124,9 @@ impl World {
                     for (index, piece) in bytes.chunks_exact_mut(BLOCK_BYTES as usize).enumerate() {
                         medium.read(request.first + index as u64, piece);
                     }
+                    if let Fate::WrongBit { bit } = request.fate {
+                        bytes[usize::try_from(bit / 8).expect("inside the request")] ^= 1 << (bit % 8);
+                    }
                 });
             }
             buffers.end(pin);
@@ -168,7 +171,7 @@ impl World {
         self.servers.iter().position(|server| server.disks.contains(&disk)).expect("every disk has a server")
     }
 
-    fn slot_of_disk(&self, server: usize, disk: usize) -> DeviceSlot {
+    pub(super) fn slot_of_disk(&self, server: usize, disk: usize) -> DeviceSlot {
         let slot = self.servers[server].disks.iter().position(|known| *known == disk).expect("it is this server's");
         DeviceSlot(u16::try_from(slot).expect("few devices"))
     }

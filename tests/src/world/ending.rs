@@ -63,7 +63,7 @@ impl World {
                 // Where a device is full a copy may have no room to come back.
                 let returns = self.plan.replication >= Replication::Returns && !self.plan.may_be_full;
                 let clean = !returns || self.plan.copies == Copies::One || self.all_is_clean();
-                if up && users_rest && clean && self.all_is_quiet() {
+                if up && users_rest && clean && self.removal.is_none() && self.all_is_quiet() {
                     self.enter(Phase::Stopping);
                     self.pairs_at_rest = self.whole_pairs();
                     self.stop_all();
@@ -178,17 +178,20 @@ impl World {
         }
     }
 
-    /// No server has a request, a lock or a sweep any more, nothing waits, every device is open, and all enforce the MDM's newest view, so the same
+    /// Nothing of a deleted volume is left. No server has a request, a lock or a sweep any more, nothing waits, every device is open, and all enforce the MDM's newest view, so the same
     /// epoch of every shard. What is leaked anywhere keeps the run from its end.
     fn all_is_quiet(&self) -> bool {
         let newest = self.mdm.cluster().version();
-        self.servers.iter().filter_map(|server| server.machine.as_ref()).map(|machine| machine.status()).all(|status| {
-            let NodeStatus { version, requests, parked, locked, sweeps, .. } = status;
-            version == newest && requests + parked + locked + sweeps == 0
-        }) && self.servers.iter().filter_map(|server| server.machine.as_ref()).all(|machine| {
-            // A store that is stopped while it opens leaves what it had asked its device.
-            machine.devices().iter().all(|device| !matches!(device.state, DeviceState::Opening { .. }))
-        })
+        let all_freed = self.mdm.cluster().deleted_trees().next().is_none();
+        all_freed
+            && self.servers.iter().filter_map(|server| server.machine.as_ref()).map(|machine| machine.status()).all(|status| {
+                let NodeStatus { version, requests, parked, locked, sweeps, .. } = status;
+                version == newest && requests + parked + locked + sweeps == 0
+            })
+            && self.servers.iter().filter_map(|server| server.machine.as_ref()).all(|machine| {
+                // A store that is stopped while it opens leaves what it had asked its device.
+                machine.devices().iter().all(|device| !matches!(device.state, DeviceState::Opening { .. }))
+            })
     }
 
     fn stop_all(&mut self) {

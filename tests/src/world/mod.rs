@@ -12,6 +12,7 @@ mod disks;
 mod ending;
 mod hurt;
 mod links;
+mod operator;
 mod process;
 mod script;
 mod server;
@@ -28,7 +29,7 @@ use crate::atlas::{Atlas, BlockKey};
 use crate::buffers::{Pin, SimBuffers};
 use crate::canary::Canary;
 use crate::checker::invariants::Invariants;
-use crate::disk::{Disk, Medium, RequestNumber};
+use crate::disk::{Disk, Medium, PieceNumber, RequestNumber};
 use crate::history::{History, Mark};
 use crate::marks::{Marked, Marks};
 use crate::mdm::{Mdm, Role};
@@ -39,9 +40,12 @@ use crate::retell::{Firing, Recording, Retelling};
 use crate::schedule::{Drifting, Schedule};
 use crate::trace::{Telling, Trace};
 use client::ClientNode;
+use core::ops::Range;
 use links::Connecting;
+use operator::Removal;
 use sds_core::cluster::leader::ApiReply;
-use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, LogSequence, RequestId, SdsUuid, SystemId, Ticket};
+use sds_core::cluster::state::Volume;
+use sds_core::id::{BootId, ClientId, DeviceId, DeviceUuid, LogSequence, RequestId, SdsUuid, SystemId, Ticket, VolumeId};
 use sds_core::machine::{LinkId, Outbox};
 use sds_core::map::{Member, ShardEntry};
 use sds_core::unit::{ByteCount, Nanos};
@@ -141,6 +145,8 @@ pub struct Counts {
     pub crashes: u64,
     /// Shards that servers were asked to give to their secondaries.
     pub hand_overs: u64,
+    /// Volumes that were deleted and made anew.
+    pub deletions: u64,
     /// Power cuts.
     pub power_cuts: u64,
     /// Take-overs and openings.
@@ -229,6 +235,14 @@ pub struct World {
     is_going_back: bool,
     /// Flushed positions that only the MDM's leader has heard, and that are needed: of devices in these lives.
     only_heard: Vec<(Member, LogSequence)>,
+    /// The newest read that went wrong once: of which disk and pieces, and when.
+    glitched: Option<(usize, Range<PieceNumber>, Nanos)>,
+    /// A volume that is to be deleted and made anew.
+    removal: Option<Removal>,
+    /// Volumes that were to be deleted, as they were.
+    former_volumes: BTreeMap<VolumeId, Volume>,
+    /// Disks of which a superblock was damaged.
+    lost_superblocks: BTreeSet<usize>,
     pub(crate) counts: Counts,
     pub(crate) marks: Marks,
     pub(crate) violations: Vec<String>,
@@ -295,6 +309,10 @@ impl World {
             image: None,
             is_going_back: false,
             only_heard: Vec::new(),
+            glitched: None,
+            removal: None,
+            former_volumes: BTreeMap::new(),
+            lost_superblocks: BTreeSet::new(),
             counts: Counts::default(),
             marks: Marks::default(),
             violations: Vec::new(),

@@ -8,7 +8,7 @@ use crate::network::{Party, ProcessIndex};
 use crate::plan::FLUSHES_FOLLOW_SHARDS;
 use crate::workload::Wish;
 use sds_core::id::DeviceId;
-use sds_core::map::Copies;
+use sds_core::map::{Copies, Member};
 use sds_core::unit::Nanos;
 
 impl World {
@@ -157,6 +157,13 @@ impl World {
         let shard = self.place_of(volume, lba).map(|shard| shard as usize);
         let entry = shard.and_then(|shard| self.shards().get(shard).copied()).unwrap_or_default();
         entry.in_sync.members().iter().filter_map(|member| self.server_of(member.device)).collect()
+    }
+
+    /// Whether no shard has a copy of this server in sync or joining.
+    #[must_use]
+    pub fn is_out(&self, server: usize) -> bool {
+        let is_its = |member: &Member| self.server_of(member.device) == Some(server);
+        !self.shards().iter().any(|entry| entry.in_sync.members().iter().chain(&entry.joining).any(is_its))
     }
 
     /// Whether every shard has all its copies.

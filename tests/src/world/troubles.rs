@@ -1,15 +1,16 @@
 //! What goes wrong in a run, and when.
 
-use super::armed::Armed;
+use super::armed::{Armed, Glitch};
 use super::hurt::Hurting;
 use super::{Event, Phase, Process, World};
 use crate::network::{Party, ProcessIndex};
 use crate::plan::Every;
 use crate::retell::Firing;
+use sds_core::format::geometry::{Geometry, SUPERBLOCK_COPIES};
 use sds_core::id::ShardId;
 use sds_core::map::{Member, ShardEntry};
 use sds_core::replica::interface::{Input, ReplicaOptions};
-use sds_core::unit::Nanos;
+use sds_core::unit::{BLOCK_BYTES, Nanos};
 
 /// A kind of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,13 +57,19 @@ pub enum Trouble {
     FalseSilence,
     /// A server is asked to give shards to their secondaries, however things stand.
     HandOver,
+    /// A read fails, ends early or brings a wrong bit, once.
+    TransientRead,
+    /// One of a device's superblocks is damaged.
+    DamagedSuperblock,
+    /// A volume is deleted and made anew.
+    Deletion,
 }
 
 /// At least so long a host is without power whose device goes back.
 const GOING_BACK_NS: u64 = 1_500_000_000;
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::Crash,
         Self::PowerCut,
         Self::LinkLoss,
@@ -84,6 +91,9 @@ impl Trouble {
         Self::Ambush,
         Self::FalseSilence,
         Self::HandOver,
+        Self::TransientRead,
+        Self::DamagedSuperblock,
+        Self::Deletion,
     ];
 }
 
@@ -112,6 +122,9 @@ impl World {
             Trouble::Ambush => troubles.ambush,
             Trouble::FalseSilence => troubles.false_silence,
             Trouble::HandOver => troubles.hand_over,
+            Trouble::TransientRead => troubles.transient_read,
+            Trouble::DamagedSuperblock => troubles.damaged_superblock,
+            Trouble::Deletion => troubles.deletion,
         }
     }
 
@@ -244,6 +257,13 @@ impl World {
             Trouble::Ambush => self.armed.push(Armed::Ambush),
             Trouble::FalseSilence => self.mislead_some_secondary(),
             Trouble::HandOver => self.ask_for_some_shards(),
+            Trouble::TransientRead if self.armed.iter().any(|armed| matches!(armed, Armed::Read(_))) => {}
+            Trouble::TransientRead => {
+                let glitch = *self.chance.pick(&[Glitch::Error, Glitch::Short, Glitch::Bit, Glitch::Bit]);
+                self.armed.push(Armed::Read(glitch));
+            }
+            Trouble::DamagedSuperblock => self.damage_some_superblock(),
+            Trouble::Deletion => self.remove_some_volume(),
         }
     }
 
@@ -435,6 +455,24 @@ impl World {
         }
         let (number, key) = *self.chance.pick(&known);
         Some((disk, number, key))
+    }
+
+    /// A device bears to lose one of its superblocks, so it loses one once.
+    fn damage_some_superblock(&mut self) {
+        let disk = self.chance.index(self.disks.len());
+        let copy = u32::try_from(self.chance.below(u64::from(SUPERBLOCK_COPIES))).expect("few");
+        let (byte, bit, unreadable) = (self.chance.index(BLOCK_BYTES as usize), self.chance.below(8), self.chance.chance(1, 3));
+        let piece = Geometry::superblock_of(self.disks[disk].bytes(), copy).get() / u64::from(BLOCK_BYTES);
+        let at_rest = self.disks[disk].medium().settled().any(|(number, _)| number == piece);
+        if !at_rest || !self.lost_superblocks.insert(disk) {
+            return;
+        }
+        let now = self.now();
+        self.trace.tell(now, || format!("superblock {copy} of disk {disk} is damaged"));
+        self.counts.faults += 1;
+        self.seen(&Trouble::DamagedSuperblock);
+        let medium = self.disks[disk].medium_mut();
+        if unreadable { medium.make_unreadable(piece) } else { medium.flip(piece, byte, 1 << bit) }
     }
 
     fn flip_some(&mut self) {

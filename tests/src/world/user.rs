@@ -197,7 +197,7 @@ impl World {
         self.tokens
     }
 
-    fn volume_index(&self, client: usize) -> usize {
+    pub(super) fn volume_index(&self, client: usize) -> usize {
         self.clients[client].user.visits.unwrap_or(self.plan.works_on[client])
     }
 
@@ -222,7 +222,7 @@ impl World {
             Phase::Troubled => user.asked < self.plan.requests_per_client,
             Phase::Healing | Phase::Stopping | Phase::Starting | Phase::Reading | Phase::Closing | Phase::Over => false,
         };
-        (more && !user.leave) || !user.backlog.is_empty()
+        (more && !user.leave && !self.is_being_removed(self.volume_index(client))) || !user.backlog.is_empty()
     }
 
     fn user_may_open(&mut self, client: usize) {

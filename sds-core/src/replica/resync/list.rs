@@ -1,7 +1,7 @@
 //! The lists of both copies' extents, and what of them has to be looked at.
 //!
-//! Looked at is: what either copy holds unsettled; what only one of them holds (a trim may have freed it, and a freed extent
-//! leaves no evidence); for a joiner also what is newer than the last sequence known complete on it, or may be, and
+//! Looked at is: what either copy holds unsettled; what only one of them holds (a trim may have freed it, or the deletion of its volume, and a freed
+//! extent leaves no evidence); for a joiner also what is newer than the last sequence known complete on it, or may be, and
 //! what was written to while the lists were made.
 //!
 //! Must not know: blocks.
@@ -95,8 +95,13 @@ impl Replica {
         let trees = self.view.trees_of(sweep.pool);
         for bytes in turn.buffers.bytes(span).chunks(EXTENT_ENTRY_BYTES as usize) {
             let Ok(entry) = ExtentEntry::decode(bytes) else { return false };
-            // Of a deleted volume: it is being freed.
-            if !trees.contains(&entry.key.tree) || !sweep.shards.contains_key(&shard_of(entry.key.tree, entry.key.extent, shards)) {
+            if !sweep.shards.contains_key(&shard_of(entry.key.tree, entry.key.extent, shards)) {
+                continue;
+            }
+            // Of a deleted volume. What is here is being freed; what a joiner has may be of a volume that was deleted, and forgotten, while it
+            // was away. Nothing is of a volume that is not known here yet: what a copy got was of one older than its falling out.
+            if !trees.contains(&entry.key.tree) && (own || sweep.need != Need::Join) {
+                sweep.seen.remove(&entry.key);
                 continue;
             }
             let held = Held { unsettled: entry.unsettled || entry.damaged, newest: entry.newest };

@@ -120,6 +120,7 @@ pub(crate) fn tell_one(report: &Report) {
         crashes,
         power_cuts,
         opens,
+        deletions,
         faults,
         link_losses,
         done,
@@ -132,7 +133,7 @@ pub(crate) fn tell_one(report: &Report) {
         ops: _,
     } = report.counts;
     println!(
-        "seed {}: hash {:016x}, {} events, {} blocks checked, {} undecided; {done} requests succeeded, {opens} opens, {crashes} \
+        "seed {}: hash {:016x}, {} events, {} blocks checked, {} undecided; {done} requests succeeded, {opens} opens, {deletions} volumes deleted, {crashes} \
          crashes, {power_cuts} power cuts, {link_losses} lost links, {cuts} cuts, {ambushes} ambushes, {faults} storage faults, {repaired} blocks repaired, {damaged_at_rest} left damaged, {changes} changes of shards, {hand_overs} hand-overs asked for, \
          {looked_for} writes looked for, {copies_compared} pairs compared",
         report.seed, report.hash, report.events, report.blocks, report.undecided
