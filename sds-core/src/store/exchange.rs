@@ -96,7 +96,8 @@ impl Store {
         }
     }
 
-    /// Reads the next blocks of an unsettled extent that hold data: a chunk at once, or singly where it cannot be read.
+    /// Reads the next blocks of an unsettled extent that hold data: a chunk at once, and again singly where it cannot be read or is not what is
+    /// recorded.
     fn judge<B: Buffers>(&mut self, cx: &mut Context<'_, B>, id: OpId) {
         let Some(work) = self.works.get(id).copied() else { return };
         let (Stage::Judging { next, singly, .. }, Some(frame)) = (work.stage, work.frame) else { return };
@@ -119,7 +120,13 @@ impl Store {
         };
         let count = read.len / BLOCK_BYTES;
         let end = u16::from(first) + u16::try_from(count).unwrap_or(BLOCKS);
-        if result.is_err() && count > 1 {
+        let descriptor = &self.pages.get(frame).descriptor;
+        let is_recorded = |(place, block): (u32, u8)| {
+            let info = descriptor.get(block);
+            !info.content.holds_data() || Checksum::of(cx.buffers.bytes(read.part(place * BLOCK_BYTES, BLOCK_BYTES))) == info.checksum
+        };
+        let is_first = u16::from(first) >= singly;
+        if is_first && (result.is_err() || !(0..count).zip(blocks_from(u16::from(first))).all(is_recorded)) {
             self.set_stage(id, Stage::Judging { next: u16::from(first), singly: end, reading: false });
             return self.judge(cx, id);
         }

@@ -117,7 +117,13 @@ impl Store {
             let info = self.pages.get(frame).descriptor.get(block);
             let part = span.part(place * BLOCK_BYTES, BLOCK_BYTES);
             match info.content {
-                Content::Data | Content::Unreadable if raw => checksums.push(Checksum::of(cx.buffers.bytes(part))),
+                Content::Data | Content::Unreadable if raw => {
+                    let found = Checksum::of(cx.buffers.bytes(part));
+                    if found != info.checksum && attempt == Attempt::First {
+                        return self.read_data(cx, id, range, span, Attempt::Again);
+                    }
+                    checksums.push(found);
+                }
                 Content::Unwritten | Content::Zero if bugs::is(Bug::NoDataNotZeroed) => {
                     checksums.push(Checksum::of(cx.buffers.bytes(part)));
                 }

@@ -10,7 +10,6 @@ use crate::canary::Canary;
 use crate::disk::{Fate, Operation, Request};
 use crate::history::Mark;
 use crate::network::{Party, ProcessIndex};
-use sds_core::control::DeviceState;
 use sds_core::id::ShardId;
 use sds_core::machine::LinkId;
 use sds_core::unit::{BLOCK_BYTES, Nanos};
@@ -33,7 +32,7 @@ pub(crate) enum Armed {
     Ambush,
     /// The link of the next frame that changes blocks breaks while it is under way, or soon after.
     LinkLoss,
-    /// The next read of an open store goes wrong once.
+    /// The next read goes wrong once.
     Read(Glitch),
     /// The process of the next disk write (or durable one) dies before, at or soon after its end; or its host loses power.
     Blow { power: bool, durable: bool },
@@ -231,7 +230,7 @@ impl World {
                 }
                 if short { Fate::Short } else { Fate::Error }
             }
-            Armed::Read(glitch) => match self.glitch_of(server, disk, request, glitch) {
+            Armed::Read(glitch) => match self.glitch_of(disk, request, glitch) {
                 Some(fate) => fate,
                 None => return Fate::Well,
             },
@@ -244,17 +243,14 @@ impl World {
         fate
     }
 
-    /// What goes wrong with a read, if its store is open (one that opens gives up what it cannot read), and it is not one that is done again.
-    fn glitch_of(&mut self, server: usize, disk: usize, request: &Request, glitch: Glitch) -> Option<Fate> {
-        let slot = self.slot_of_disk(server, disk);
-        let devices = self.servers[server].machine.as_ref()?.devices();
-        let is_open = devices.iter().any(|device| device.slot == slot && matches!(device.state, DeviceState::Open));
+    /// What goes wrong with a read, if it is not one that is done again.
+    fn glitch_of(&mut self, disk: usize, request: &Request, glitch: Glitch) -> Option<Fate> {
         let pieces = request.first..request.first + u64::from(request.len / BLOCK_BYTES);
         let now = self.now();
         let is_again = self.glitched.as_ref().is_some_and(|(on, others, at)| {
             *on == disk && others.start < pieces.end && pieces.start < others.end && now.since(*at) < AGAIN_TIME
         });
-        if !is_open || is_again {
+        if is_again {
             return None;
         }
         self.glitched = Some((disk, pieces, now));

@@ -171,7 +171,7 @@ impl World {
         self.servers.iter().position(|server| server.disks.contains(&disk)).expect("every disk has a server")
     }
 
-    pub(super) fn slot_of_disk(&self, server: usize, disk: usize) -> DeviceSlot {
+    fn slot_of_disk(&self, server: usize, disk: usize) -> DeviceSlot {
         let slot = self.servers[server].disks.iter().position(|known| *known == disk).expect("it is this server's");
         DeviceSlot(u16::try_from(slot).expect("few devices"))
     }

@@ -74,6 +74,13 @@ impl History {
         }
     }
 
+    /// Whether the page or a record names these bytes of a block.
+    fn names(&self, block: u8, found: Checksum) -> bool {
+        let before = self.base.get(block);
+        let named = self.candidates.iter().filter(|(of, _)| *of == block).map(|(_, candidate)| candidate.checksum);
+        (before.content.holds_data() && before.checksum == found) || named.into_iter().any(|checksum| checksum == found)
+    }
+
     /// Whether the medium has a say in what a block is: not yet, if it held data and is settled later.
     fn needs_medium(&self, block: u8, later: bool) -> bool {
         if self.base.content(block).holds_data() {
@@ -267,8 +274,14 @@ impl Store {
                 recovery.extent.medium[usize::from(block)] = Some(Checksum::of(bytes));
             }
         }
-        // A chunk that cannot be read is read block by block: one bad block says nothing about its neighbours.
-        if result.is_ok() && !again {
+        // A chunk that cannot be read is read block by block: one bad block says nothing about its neighbours. So is one with bytes that nothing
+        // names: they may be right the second time, and what is kept now counts from here on.
+        let Extent { history, medium, .. } = &recovery.extent;
+        let end = u16::from(first) + BLOCKS_PER_CHUNK;
+        let mut needed = (u16::from(first)..end)
+            .filter_map(|block| u8::try_from(block).ok())
+            .filter(|block| history.needs_medium(*block, recovery.later));
+        if result.is_ok() && !again && needed.all(|block| medium[usize::from(block)].is_some_and(|found| history.names(block, found))) {
             return;
         }
         let chunk = u16::from(first) / BLOCKS_PER_CHUNK * BLOCKS_PER_CHUNK;

@@ -61,6 +61,9 @@ pub(super) struct Recovery {
     in_flight: usize,
     /// Next page, position or copy to read.
     next: u32,
+    /// What was wrong with the index or the ring first, and whether they have been read once more for that.
+    fault: Option<OpenFault>,
+    looked_again: bool,
     power_lost: bool,
     scan: scan::Scan,
     /// Slots whose `unsettled` flag is set in the index.
@@ -118,6 +121,8 @@ impl Store {
             errno: None,
             in_flight: 0,
             next: 0,
+            fault: None,
+            looked_again: false,
             power_lost: false,
             scan: scan::Scan::default(),
             flagged: Vec::new(),
@@ -261,6 +266,9 @@ impl Store {
         if recovery.in_flight > 0 {
             return false;
         }
+        if let Some(fault) = recovery.fault.take() {
+            return self.look_again(cx, fault);
+        }
         recovery.next = 0;
         recovery.stage = Stage::Scan;
         cx.out.push(Effect::Event(Event::Opening { done_per_mille: 200 }));
@@ -287,7 +295,10 @@ impl Store {
             });
             if decoded.is_err() {
                 self.statistics.faults.metadata_mismatches += 1;
-                return self.refuse_open(cx, OpenFault::Index { page, checkpoint: superblock.checkpoint });
+                if let Some(recovery) = self.recovery() {
+                    recovery.fault.get_or_insert(OpenFault::Index { page, checkpoint: superblock.checkpoint });
+                }
+                return;
             }
             if let Some(recovery) = self.recovery() {
                 recovery.flagged.append(&mut flagged);
@@ -296,7 +307,8 @@ impl Store {
     }
 
     fn read_ring<B: Buffers>(&mut self, cx: &mut Context<'_, B>) -> bool {
-        let ring = self.geometry().log_blocks();
+        let superblock = self.superblock;
+        let ring = superblock.geometry.log_blocks();
         let Some(recovery) = self.recovery() else { return false };
         let position = recovery.next;
         if position < ring {
@@ -307,19 +319,37 @@ impl Store {
         if recovery.in_flight > 0 {
             return false;
         }
-        self.ring_read(cx);
+        let judged = match recovery.fault.take() {
+            Some(fault) => Err(fault),
+            None => recovery.scan.finish(&superblock, recovery.power_lost),
+        };
+        match judged {
+            Ok(()) => {
+                self.ring_read(cx);
+                true
+            }
+            Err(fault) => self.look_again(cx, fault),
+        }
+    }
+
+    /// Index and ring are read once more before the device is given up: what was read wrong once may be right the second time.
+    fn look_again<B: Buffers>(&mut self, cx: &mut Context<'_, B>, fault: OpenFault) -> bool {
+        let Some(recovery) = self.recovery() else { return false };
+        if core::mem::replace(&mut recovery.looked_again, true) {
+            self.refuse_open(cx, fault);
+            return false;
+        }
+        (recovery.stage, recovery.next) = (Stage::Index, 0);
+        recovery.scan = scan::Scan::default();
+        recovery.flagged.clear();
         true
     }
 
-    /// The whole ring is known: judge it, replay owners, then make everything on the medium durable.
+    /// The whole ring is known and whole: replay owners, then make everything on the medium durable.
     fn ring_read<B: Buffers>(&mut self, cx: &mut Context<'_, B>) {
         let (superblock, volatile) = (self.superblock, self.options.volatile_cache);
         let Phase::Recovering(recovery) = &mut self.phase else { return };
-        let replayed = recovery
-            .scan
-            .finish(&superblock, recovery.power_lost)
-            .and_then(|()| replay::replay(&mut self.slots, &recovery.scan, &recovery.flagged, superblock.sequence_ceiling));
-        match replayed {
+        match replay::replay(&mut self.slots, &recovery.scan, &recovery.flagged, superblock.sequence_ceiling) {
             Err(fault) => self.refuse_open(cx, fault),
             Ok(replay) => {
                 self.superblock.sequence_ceiling = replay.ceiling;
@@ -460,7 +490,11 @@ impl Store {
             Part::Flush | Part::Repair | Part::PageWrite => ByteOffset::new(0),
         };
         if let Err(errno) = result {
-            return self.refuse_open(cx, OpenFault::Device { errno, offset });
+            let fault = OpenFault::Device { errno, offset };
+            return match part {
+                Part::Index { .. } | Part::Scan { .. } => _ = recovery.fault.get_or_insert(fault),
+                _ => self.refuse_open(cx, fault),
+            };
         }
         match (part, span) {
             (Part::Index { page }, Some(span)) => self.index_read(cx, page, span),
