@@ -10,9 +10,10 @@ use crate::canary::Canary;
 use crate::disk::{Fate, Operation, Request};
 use crate::history::Mark;
 use crate::network::{Party, ProcessIndex};
+use sds_core::format::geometry::Geometry;
 use sds_core::id::ShardId;
 use sds_core::machine::LinkId;
-use sds_core::unit::{BLOCK_BYTES, Nanos};
+use sds_core::unit::{BLOCK_BYTES, BlockIndex, ByteOffset, Nanos};
 
 /// A proposal that takes longer has been lost.
 const SHRINK_TIME: Nanos = Nanos::from_millis(5_000);
@@ -49,7 +50,7 @@ pub(crate) enum Glitch {
     Bit,
 }
 
-/// A read of the same pieces within this time may be the one that is done again.
+/// A read of the same disk within this time may be one that is done again.
 const AGAIN_TIME: Nanos = Nanos::from_millis(60_000);
 
 impl World {
@@ -210,6 +211,10 @@ impl World {
                 Fate::Misdirected { piece, to }
             }
             Armed::Error { short, .. } => {
+                // Whose bytes these are must be known, to say what is lost with them.
+                if !self.is_all_known(disk, request) {
+                    return Fate::Well;
+                }
                 // One that has just asked for the other copy to go may be about to have the only one.
                 let shrinks = self.servers[server].shrank.is_some_and(|at| self.now() < at.plus(SHRINK_TIME));
                 if shrinks || !self.may_end(self.servers[server].process) {
@@ -243,17 +248,23 @@ impl World {
         fate
     }
 
+    /// Whether every data block that a request writes is known by its bytes: one that begins with zeroes is not.
+    fn is_all_known(&self, disk: usize, request: &Request) -> bool {
+        let Operation::Write { pieces, .. } = &request.operation else { return true };
+        let Ok(geometry) = Geometry::for_device(self.disks[disk].bytes(), self.plan.log_blocks) else { return true };
+        let piece_at = |offset: ByteOffset| offset.get() / u64::from(BLOCK_BYTES);
+        let data = piece_at(geometry.data(0, BlockIndex::new(0)))..piece_at(geometry.superblock(2));
+        (request.first..).zip(pieces).filter(|(number, _)| data.contains(number)).all(|(_, piece)| self.atlas.identify(piece).is_some())
+    }
+
     /// What goes wrong with a read, if it is not one that is done again.
     fn glitch_of(&mut self, disk: usize, request: &Request, glitch: Glitch) -> Option<Fate> {
-        let pieces = request.first..request.first + u64::from(request.len / BLOCK_BYTES);
+        // One of the disk that is done again may be under way; one that opens is read again as a whole, once.
         let now = self.now();
-        let is_again = self.glitched.as_ref().is_some_and(|(on, others, at)| {
-            *on == disk && others.start < pieces.end && pieces.start < others.end && now.since(*at) < AGAIN_TIME
-        });
-        if is_again {
+        if self.glitched.get(&disk).is_some_and(|at| now.since(*at) < AGAIN_TIME) {
             return None;
         }
-        self.glitched = Some((disk, pieces, now));
+        self.glitched.insert(disk, now);
         self.seen(&Trouble::TransientRead);
         Some(match glitch {
             Glitch::Error => Fate::Error,

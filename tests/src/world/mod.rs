@@ -29,7 +29,7 @@ use crate::atlas::{Atlas, BlockKey};
 use crate::buffers::{Pin, SimBuffers};
 use crate::canary::Canary;
 use crate::checker::invariants::Invariants;
-use crate::disk::{Disk, Medium, PieceNumber, RequestNumber};
+use crate::disk::{Disk, Medium, RequestNumber};
 use crate::history::{History, Mark};
 use crate::marks::{Marked, Marks};
 use crate::mdm::{Mdm, Role};
@@ -40,7 +40,6 @@ use crate::retell::{Firing, Recording, Retelling};
 use crate::schedule::{Drifting, Schedule};
 use crate::trace::{Telling, Trace};
 use client::ClientNode;
-use core::ops::Range;
 use links::Connecting;
 use operator::Removal;
 use sds_core::cluster::leader::ApiReply;
@@ -235,8 +234,8 @@ pub struct World {
     is_going_back: bool,
     /// Flushed positions that only the MDM's leader has heard, and that are needed: of devices in these lives.
     only_heard: Vec<(Member, LogSequence)>,
-    /// The newest read that went wrong once: of which disk and pieces, and when.
-    glitched: Option<(usize, Range<PieceNumber>, Nanos)>,
+    /// When a read of a disk last went wrong once.
+    glitched: BTreeMap<usize, Nanos>,
     /// A volume that is to be deleted and made anew.
     removal: Option<Removal>,
     /// Volumes that were to be deleted, as they were.
@@ -309,7 +308,7 @@ impl World {
             image: None,
             is_going_back: false,
             only_heard: Vec::new(),
-            glitched: None,
+            glitched: BTreeMap::new(),
             removal: None,
             former_volumes: BTreeMap::new(),
             lost_superblocks: BTreeSet::new(),
